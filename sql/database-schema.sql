@@ -113,7 +113,7 @@ CREATE TABLE IF NOT EXISTS lead.task (
         lead.static_score(priority_base, value_usd, predicted_success_rate)
     ) STORED,
     payload jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(payload) = 'object'),
-    dependencies bigint [] NOT NULL DEFAULT '{}',
+    dependencies bigint[] NOT NULL DEFAULT '{}',
     estimated_duration_ms integer CHECK (estimated_duration_ms >= 0),
     estimated_cost numeric(20, 10) CHECK (estimated_cost >= 0),
     -- NULL while deferred: until the tasks it depends on have completed.
@@ -856,6 +856,7 @@ INSERT INTO lead.state_transition (subject, from_state, to_state) VALUES
 ('execution', 'DISPATCHING', 'ERROR_RECOVERY'),
 ('execution', 'MONITORING', 'COMPLETED'),
 ('execution', 'MONITORING', 'ERROR_RECOVERY'),
+('execution', 'MONITORING', 'COOLDOWN'),
 ('execution', 'ERROR_RECOVERY', 'COOLDOWN'),
 ('execution', 'DISPATCHING', 'COOLDOWN')
 ON CONFLICT DO NOTHING;

@@ -237,11 +237,16 @@ BEGIN
     -- submitters with the same keys can't wait for each other.
     WITH taken AS (
         INSERT INTO lead.submission (idempotency_key, task_id, submitted_at)
-        SELECT k.key, nextval(pg_get_serial_sequence('lead.task', 'id')), p_current_time
+        SELECT n.key, n.task_id, p_current_time
         FROM (
-            SELECT DISTINCT t ->> 'idempotency_key' AS key FROM jsonb_array_elements(p_tasks) AS t
-            WHERE t ->> 'idempotency_key' IS NOT NULL ORDER BY 1
-        ) AS k
+            SELECT k.key, nextval(pg_get_serial_sequence('lead.task', 'id')) AS task_id
+            FROM (
+                SELECT g.task ->> 'idempotency_key' AS key, min(g.place) AS place
+                FROM jsonb_array_elements(p_tasks) WITH ORDINALITY AS g (task, place)
+                WHERE g.task ->> 'idempotency_key' IS NOT NULL GROUP BY 1 ORDER BY 2
+            ) AS k
+        ) AS n
+        ORDER BY n.key
         ON CONFLICT (idempotency_key) DO NOTHING
         RETURNING idempotency_key, task_id
     )
@@ -251,11 +256,16 @@ BEGIN
         SELECT g.place, g.task, g.task ->> 'idempotency_key' AS key,
             row_number() OVER (PARTITION BY g.task ->> 'idempotency_key' ORDER BY g.place) = 1 AS is_first
         FROM jsonb_array_elements(p_tasks) WITH ORDINALITY AS g (task, place)
-    ), placed AS (
+    ), found AS (
         SELECT g.place, g.task, g.key, (g.key IS NULL OR (g.is_first AND v_new_keys ? g.key)) AS is_new,
-            coalesce((v_new_keys ->> g.key)::bigint, s.task_id, nextval(pg_get_serial_sequence('lead.task', 'id'))) AS task_id
+            coalesce((v_new_keys ->> g.key)::bigint, s.task_id) AS task_id
         FROM given AS g
         LEFT JOIN lead.submission AS s ON s.idempotency_key = g.key AND NOT v_new_keys ? g.key
+        ORDER BY g.place
+    ), placed AS (
+        -- Numbered in the order given: among equals the lower id goes first.
+        SELECT f.place, f.task, f.key, f.is_new, coalesce(f.task_id, nextval(pg_get_serial_sequence('lead.task', 'id'))) AS task_id
+        FROM found AS f
     ), inserted AS (
         INSERT INTO lead.task (
             id, task_type, payload, priority_base, idempotency_key, value_usd, deadline_at, tenant, dependencies, status, deferred_until,
@@ -285,7 +295,7 @@ $$;
 CREATE OR REPLACE FUNCTION public.submit_task(
     p_task_type text, p_payload jsonb, p_priority integer DEFAULT 50, p_idempotency_key text DEFAULT NULL,
     p_value_usd numeric DEFAULT NULL, p_deadline timestamptz DEFAULT NULL, p_not_before timestamptz DEFAULT NULL,
-    p_dependencies bigint [] DEFAULT '{}', p_tenant text DEFAULT NULL, p_current_time timestamptz DEFAULT now()
+    p_dependencies bigint[] DEFAULT '{}', p_tenant text DEFAULT NULL, p_current_time timestamptz DEFAULT now()
 ) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
@@ -373,7 +383,7 @@ $$;
 -- The best p_limit tasks of a type, locked. The effective score of a task is its score, and starvation_points more once it has
 -- waited starvation_minutes. For each effective score from the top two ranges of one index are probed: those who starve, and
 -- those who do not; it ends as soon as the batch is full. Exact for any time, and nothing is sorted or written.
-CREATE OR REPLACE FUNCTION lead.pick_tasks(p_task_type text, p_limit integer, p_current_time timestamptz) RETURNS bigint []
+CREATE OR REPLACE FUNCTION lead.pick_tasks(p_task_type text, p_limit integer, p_current_time timestamptz) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $$
@@ -381,7 +391,7 @@ DECLARE
     v_points integer := lead.setting_number('starvation_points');
     v_starving_since timestamptz := p_current_time - lead.seconds(60 * lead.setting_number('starvation_minutes'));
     v_isolated_from integer := greatest(1, lead.setting_number('stall_limit')::integer - 1);
-    v_picked bigint [];
+    v_picked bigint[];
     v_alone boolean;
 BEGIN
     v_picked := ARRAY(
@@ -424,7 +434,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 DECLARE
     -- Picked once, before the UPDATE: in its WHERE clause a volatile function would be called for every row.
-    v_picked bigint [] := lead.pick_tasks(p_task_type, p_limit, p_current_time);
+    v_picked bigint[] := lead.pick_tasks(p_task_type, p_limit, p_current_time);
     v_claimed integer;
 BEGIN
     UPDATE lead.task AS t
@@ -604,7 +614,7 @@ RETURN coalesce(
         SELECT ceil(1.1 * max(recent.memory_peak_mb))::integer
         FROM (
             SELECT w.memory_peak_mb FROM public.workflow_orchestration AS w
-            WHERE w.workflow_type = p_workflow_type AND w.completed_at IS NOT NULL AND w.memory_peak_mb IS NOT NULL
+            WHERE w.workflow_type = p_workflow_type AND w.completed_at IS NOT NULL
             ORDER BY w.completed_at DESC LIMIT 20
         ) AS recent
     ),
@@ -675,7 +685,7 @@ DECLARE
     v_breaker record;
     v_priority integer;
     v_points integer;
-    v_reasoning text [];
+    v_reasoning text[];
     v_execute boolean;
     v_batch integer;
     v_tasks jsonb := '[]';
@@ -787,7 +797,7 @@ DECLARE
     v_capacity record;
     v_provider record;
     v_limits jsonb := '{}';
-    v_advice text [] := '{}';
+    v_advice text[] := '{}';
     v_status text := 'healthy';
     v_reachable integer := 0;
     v_can boolean;
@@ -885,8 +895,8 @@ BEGIN
 END;
 $$;
 
--- Slots go one by one to the type that holds the least for its weight; ties to the higher priority. A batch is as large as is
--- needed to spread what waits over the slots the type got, and as the policy, budget and memory allow.
+-- Slots go one by one to the type that holds the least for its weight; ties to the higher priority. A batch is as large as the
+-- policy, the budget and what waits allow: a run works its batch concurrently, and starting one costs seconds of CPU.
 CREATE OR REPLACE FUNCTION public.create_optimal_execution_plan(
     p_scheduled_tasks jsonb, p_resource_status jsonb, p_worker_id text, p_current_time timestamptz
 ) RETURNS jsonb
@@ -899,7 +909,7 @@ DECLARE
     v_free integer;
     v_budget numeric;
     v_memory integer;
-    v_types jsonb;
+    v_memory_left integer;
     v_others_enabled boolean;
     v_slots jsonb := '{}';
     v_type record;
@@ -924,6 +934,7 @@ BEGIN
     v_free := least(v_capacity.free_slots, coalesce((v_constraints ->> 'free_slots')::integer, v_capacity.free_slots));
     v_budget := least(v_capacity.budget_remaining_usd, coalesce((v_constraints ->> 'budget_remaining_usd')::numeric, v_capacity.budget_remaining_usd));
     v_memory := least(v_capacity.memory_remaining_mb, coalesce((v_constraints ->> 'memory_remaining_mb')::integer, v_capacity.memory_remaining_mb));
+    v_memory_left := v_memory;
     SELECT count(*) > 1 INTO v_others_enabled FROM lead.workflow_policy AS p WHERE p.enabled;
 
     FOR v_type IN
@@ -936,11 +947,12 @@ BEGIN
 
     -- Slots -------------------------------------------------------------------------------------------------------
     FOR v_slot IN 1..v_free LOOP
-        SELECT c.workflow_type INTO v_type
+        SELECT c.workflow_type, c.run_memory_mb INTO v_type
         FROM (
             SELECT p.workflow_type, p.fair_weight, p.max_batch, (t ->> 'priority')::integer AS priority,
                 coalesce((t ->> 'pending_items')::bigint, 0) AS pending,
                 coalesce((v_slots ->> p.workflow_type)::integer, 0) AS given,
+                lead.run_memory_mb(p.workflow_type) AS run_memory_mb,
                 (
                     SELECT count(*) FROM public.workflow_orchestration AS w
                     WHERE w.workflow_type = p.workflow_type AND w.status IN ('pending', 'analyzing', 'dispatching', 'running')
@@ -951,7 +963,8 @@ BEGIN
             WHERE (t ->> 'should_execute')::boolean
         ) AS c
         INNER JOIN lead.circuit_breaker AS b ON b.name = 'pipeline:' || c.workflow_type
-        WHERE c.pending > c.given
+        WHERE c.pending > c.given * c.max_batch
+            AND c.run_memory_mb <= v_memory_left
             -- The last free slot never goes to a type that holds all others, if another type may need it.
             AND NOT (
                 v_others_enabled AND v_capacity.max_concurrent > 1 AND v_slot = v_capacity.free_slots
@@ -962,6 +975,7 @@ BEGIN
         ORDER BY (c.running + c.given) / c.fair_weight, c.priority DESC, c.workflow_type
         LIMIT 1;
         EXIT WHEN NOT FOUND;
+        v_memory_left := v_memory_left - v_type.run_memory_mb;
         v_slots := v_slots || jsonb_build_object(v_type.workflow_type, coalesce((v_slots ->> v_type.workflow_type)::integer, 0) + 1);
     END LOOP;
 
@@ -978,13 +992,15 @@ BEGIN
             v_passed_over := v_passed_over || jsonb_build_object('workflow_type', v_type.workflow_type, 'waiting', v_type.pending, 'reason', CASE
                 WHEN NOT (v_type.task ->> 'should_execute')::boolean THEN v_type.task #>> '{reasoning,-1}'
                 WHEN v_free = 0 THEN format('%s of %s slots are busy', v_capacity.active, v_capacity.max_concurrent)
+                WHEN v_type.run_memory_mb > v_memory THEN format('a run needs %s MB and %s of %s MB are free', v_type.run_memory_mb, v_memory,
+                    v_capacity.memory_limit_mb)
                 ELSE 'other types come first in their fair share'
             END);
         END IF;
-        FOR v_slot IN REVERSE v_type.slots..1 LOOP
+        FOR v_slot IN 1..v_type.slots LOOP
             v_affordable := CASE WHEN v_type.item_cost_limit_usd > 0
                 THEN least(v_type.max_batch, floor(v_budget / v_type.item_cost_limit_usd))::integer ELSE v_type.max_batch END;
-            v_batch := least(v_type.max_batch, ceil(v_left::numeric / v_slot), v_affordable);
+            v_batch := least(v_type.max_batch, v_left, v_affordable);
             v_short := CASE
                 WHEN v_batch < 1 THEN format('budget %s of %s USD held or spent; %s of %s waiting tasks fit', round(v_capacity.budget_limit_usd - v_budget, 2),
                     round(v_capacity.budget_limit_usd, 2), v_affordable, v_type.pending)

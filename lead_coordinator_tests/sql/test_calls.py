@@ -22,7 +22,8 @@ def run(play: Play) -> Run:
 def test_a_call_is_held_sent_and_settled(play: Play, run: Run) -> None:
     task_id = run.task_ids[0]
     granted = play.begin_call(run, task_id, ("gemini", "0.004"))
-    assert granted["granted"] and granted["provider"] == "gemini"
+    assert granted["granted"]
+    assert granted["provider"] == "gemini"
     assert play.account("provider", "gemini") == (Decimal("0.004"), 0)
     assert play.send(run, granted["call_id"])
     assert play.settle(granted["call_id"], dollars="0.0012345678")["cost_usd"] == Decimal("0.0012345678")
@@ -55,8 +56,11 @@ def test_what_a_dead_run_sent_is_paid_and_what_it_held_is_released(play: Play, r
     play.begin_call(run, run.task_ids[1], ("gemini", "0.004"))
     used = "SELECT count(*) AS used FROM lead.rate_slot WHERE free_at > %s"
     assert play.db.row(used, [play.now]) == {"used": 2}
-    play.call("report_run_failure", execution_id=run.execution_id, run_id=play.db.row(
-        "SELECT run_id FROM workflow_orchestration")["run_id"], reason="killed", current_time=play.now)  # fmt: skip
+    (row,) = play.db.rows("SELECT run_id FROM workflow_orchestration")
+    play.call(
+        "report_run_failure",
+        execution_id=run.execution_id, run_id=row["run_id"], reason="killed", current_time=play.now,
+    )  # fmt: skip
     assert play.account() == (0, Decimal("0.004"))
     assert play.account("provider", "gemini") == (0, Decimal("0.004"))
     assert play.db.row(used, [play.now]) == {"used": 1}, "the slot of the unsent call is free again"
@@ -74,7 +78,8 @@ def test_no_sixty_seconds_hold_more_calls_than_the_limit(play: Play, run: Run) -
             play.settle(granted["call_id"], dollars="0")
             sent_at.append(play.now)
         else:
-            assert granted["reason"] == "rate_limited" and granted["wait_ms"] > 0
+            assert granted["reason"] == "rate_limited"
+            assert granted["wait_ms"] > 0
         play.pass_time(seconds=1.7)
     for index in range(len(sent_at) - 3):
         assert (sent_at[index + 3] - sent_at[index]).total_seconds() >= 60
@@ -117,7 +122,8 @@ def test_a_429_holds_the_provider_back_and_counts_no_failure(play: Play, run: Ru
         play.pass_time(seconds=8)
     assert play.breaker()["state"] == "closed"
     row = play.db.row("SELECT adaptive_limit FROM api_rate_limits WHERE provider = 'gemini'")
-    assert row is not None and 30 <= row["adaptive_limit"] < 60
+    assert row is not None
+    assert 30 <= row["adaptive_limit"] < 60
 
 
 def open_breaker(play: Play, run: Run, failures: int = 5) -> None:
@@ -149,7 +155,8 @@ def test_half_open_lets_one_two_four_through_and_closes(play: Play, run: Run) ->
         calls = []
         for _ in range(probes):
             granted = play.begin_call(run, run.task_ids[0])
-            assert granted["granted"] and granted["probe"]
+            assert granted["granted"]
+            assert granted["probe"]
             play.send(run, granted["call_id"])
             calls.append(granted["call_id"])
         assert play.begin_call(run, run.task_ids[0])["reason"] == "breaker_open"
@@ -223,10 +230,10 @@ def test_calls_beyond_the_envelope_draw_on_the_day_or_are_refused(play: Play, ru
 def test_bad_calls_are_refused_by_name(play: Play, run: Run) -> None:
     task_id = run.task_ids[0]
     with pytest.raises(
-        InvalidInput, match="p_candidates.provider: aol is not allowed; one of gemini, openai"
+        InvalidInput, match=r"p_candidates\.provider: aol is not allowed; one of gemini, openai"
     ):
         play.begin_call(run, task_id, ("aol", "0.1"))
-    with pytest.raises(InvalidInput, match="p_candidates.max_cost_usd: -1 is not allowed"):
+    with pytest.raises(InvalidInput, match=r"p_candidates\.max_cost_usd: -1 is not allowed"):
         play.begin_call(run, task_id, ("gemini", "-1"))
     with pytest.raises(StaleLease, match="does not hold task 4711"):
         play.begin_call(run, 4711)
@@ -248,7 +255,8 @@ def test_a_publication_is_one_row_per_task_and_per_address(play: Play, run: Run)
         return answer
 
     one, again, other = begin(first), begin(first), begin(second)
-    assert one["publication_id"] == again["publication_id"] and not again["already_published"]
+    assert one["publication_id"] == again["publication_id"]
+    assert not again["already_published"]
     assert (one["slug"], other["slug"]) == ("a-title", "a-title-2")
     play.call(
         "confirm_publication", publication_id=one["publication_id"], execution_id=run.execution_id,

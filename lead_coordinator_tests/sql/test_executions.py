@@ -17,12 +17,19 @@ CONTRACT_KEYS = {
 
 
 def test_a_decision_reserves_and_creates_in_one_go(play: Play) -> None:
-    play.submit(4)
+    play.submit(14)
     decision = play.decide()
     assert decision.keys() >= CONTRACT_KEYS
-    assert decision["success"] and decision["workflows_dispatched"] == 2, "two runs fit into the memory"
-    assert [offered["batch_size"] for offered in play.launchable()] == [2, 1]
-    assert play.account() == (Decimal("0.27"), Decimal(0)), "three tasks at most $0.09 each are held"
+    assert decision["success"]
+    assert decision["workflows_dispatched"] == 2
+    assert [offered["batch_size"] for offered in play.launchable()] == [10, 4]
+    assert play.account() == (Decimal("1.26"), Decimal(0)), "14 tasks at most $0.09 each are held"
+
+
+def test_a_run_that_does_not_fit_into_the_memory_waits(play: Play) -> None:
+    play.submit(30)
+    assert play.decide()["workflows_dispatched"] == 2, "700 MB and two runs of 512 MB fit into 2048 MB"
+    assert "a run needs 512 MB and 324 of 2048 MB are free" in play.decide()["reason"]
 
 
 def test_never_more_executions_than_slots(play: Play) -> None:
@@ -104,7 +111,8 @@ def test_a_lease_ends_what_an_old_run_may_do(play: Play) -> None:
     assert (recovered["requeued"], recovered["parked"]) == (1, 0)
     assert play.task(task_id)["stalls"] == 1
     new = play.run_started()
-    assert new.task_ids == [task_id] and new.fence > old.fence
+    assert new.task_ids == [task_id]
+    assert new.fence > old.fence
     for attempt in (
         lambda: play.complete(old, task_id),
         lambda: play.fail(old, task_id),
@@ -139,7 +147,8 @@ def test_heartbeats_keep_a_lease_and_say_when_to_stop(play: Play) -> None:
         "heartbeat_execution",
         execution_id=run.execution_id, fence=run.fence, memory_mb=1025, current_time=play.now,
     )  # fmt: skip
-    assert beat["stop"] and "1025 MB" in beat["reason"]
+    assert beat["stop"]
+    assert "1025 MB" in beat["reason"]
 
 
 def test_an_execution_times_out_even_with_heartbeats(play: Play) -> None:
@@ -154,7 +163,8 @@ def test_an_execution_times_out_even_with_heartbeats(play: Play) -> None:
     assert recovered["status"] == "timeout"
     row = play.db.row("SELECT status, error_details FROM workflow_orchestration")
     assert row is not None
-    assert row["status"] == "timeout" and "timed out" in row["error_details"]["reason"]
+    assert row["status"] == "timeout"
+    assert "timed out" in row["error_details"]["reason"]
 
 
 def test_a_task_lost_with_three_runs_is_parked_and_goes_alone_before(play: Play) -> None:
@@ -185,7 +195,8 @@ def test_a_tasks_own_error_is_tried_four_times_then_dead_lettered_with_context(p
         run = play.run_started()
         failed = play.fail(run, task_id, error_context={"step": "draft"})
         play.finish(run)
-        assert failed["status"] == "deferred" and failed["attempts"] == attempt
+        assert failed["status"] == "deferred"
+        assert failed["attempts"] == attempt
         retry_at = play.task(task_id)["deferred_until"]
         waits.append((retry_at - play.now).total_seconds())
         play.now = retry_at
@@ -238,7 +249,8 @@ def test_a_launch_starts_once_and_a_relaunch_makes_the_old_number_void(play: Pla
     play.submit()
     play.decide()
     (offered,) = play.launchable()
-    assert offered["run_key"] == f"{offered['execution_id']}:1" and not offered["stale"]
+    assert offered["run_key"] == f"{offered['execution_id']}:1"
+    assert not offered["stale"]
     play.pass_time(minutes=3)
     (stale,) = play.launchable()
     assert stale["stale"], "no run started within two minutes"
@@ -374,7 +386,8 @@ def test_whoever_holds_the_lease_decides(play: Play) -> None:
     ]
     assert not play.call("acquire_coordinator_lease", worker_id="b", current_time=play.now)["acquired"]
     refused = play.decide("b")
-    assert not refused["success"] and "a holds the lease until" in refused["reason"]
+    assert not refused["success"]
+    assert "a holds the lease until" in refused["reason"]
     assert play.decide("a")["workflows_dispatched"] == 1
     play.pass_time(seconds=61)
     play.submit()
@@ -400,5 +413,7 @@ def test_history_holds_real_outcomes(play: Play) -> None:
     assert row is not None
     assert (row["execution_date"].isoformat(), row["hour_of_day"]) == ("2026-11-24", 12)
     assert (row["total_executions"], row["tasks_completed"], row["tasks_failed"]) == (1, 1, 1)
-    assert row["total_cost"] == Decimal("0.002") and row["avg_duration_ms"] == 10_000
-    assert row["avg_success_rate"] == Decimal("0.5") and row["avg_quality_score"] == 90
+    assert row["total_cost"] == Decimal("0.002")
+    assert row["avg_duration_ms"] == 10_000
+    assert row["avg_success_rate"] == Decimal("0.5")
+    assert row["avg_quality_score"] == 90

@@ -28,7 +28,8 @@ def test_a_bare_insert_of_what_has_no_default_is_a_task(play: Play) -> None:
 def test_an_idempotency_key_makes_one_task(play: Play) -> None:
     first = play.call("submit_task", task_type="content_generation", payload={}, idempotency_key="brief 1")
     again = play.call("submit_task", task_type="content_generation", payload={}, idempotency_key="brief 1")
-    assert first["created"] and not again["created"]
+    assert first["created"]
+    assert not again["created"]
     assert first["task_id"] == again["task_id"]
     assert play.statuses() == {"queued": 1}
 
@@ -44,7 +45,9 @@ def test_a_bulk_with_a_key_twice_and_a_known_key_makes_each_once(play: Play) -> 
     )
     assert (answer["submitted"], answer["duplicates"]) == (2, 2)
     ids = [task["task_id"] for task in answer["tasks"]]
-    assert ids[0] == ids[2] and ids[1] == known["task_id"] and ids[3] not in ids[:3]
+    assert ids[0] == ids[2]
+    assert ids[1] == known["task_id"]
+    assert ids[3] not in ids[:3]
     assert [task["created"] for task in answer["tasks"]] == [True, False, False, True]
     assert play.statuses() == {"queued": 3}
 
@@ -124,7 +127,7 @@ def test_a_starving_task_gains_fifty_points(play: Play) -> None:
 def test_picking_equals_sorting_by_the_effective_score(
     play: Play, tasks: list[tuple[int, int, int | None]], limit: int
 ) -> None:
-    """The two probes of one index against the definition: order by score with ageing, then by age, then by id."""
+    """The two probes of one index, against the definition: effective score, then age, then id."""
     play.db.execute("DELETE FROM lead.task")
     for priority, age_minutes, value in tasks:
         play.db.execute(

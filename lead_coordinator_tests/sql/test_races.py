@@ -17,7 +17,7 @@ CLIENTS = 8
 
 
 def at_once(database_url: str, work: Callable[[Play, int], Any]) -> list[Any]:
-    """Runs `work` in as many threads as there are clients, each on a connection of its own, started together."""
+    """Runs `work` in a thread a client, each with a connection of its own, all started together."""
     ready = threading.Barrier(CLIENTS)
 
     def client(number: int) -> Any:
@@ -74,7 +74,7 @@ def test_reserving_without_the_decisions_lock_passes_no_limit_either(play: Play,
             tasks = client.call("get_intelligent_scheduled_tasks", current_time=client.now)
             plan = client.call(
                 "create_optimal_execution_plan",
-                scheduled_tasks=tasks, resource_status={}, worker_id=f"client {number}", current_time=client.now,
+                scheduled_tasks=tasks, resource_status={}, worker_id=str(number), current_time=client.now,
             )  # fmt: skip
             created += client.call(
                 "create_execution_records", execution_plan=plan, worker_id="w", current_time=client.now
@@ -133,12 +133,14 @@ def test_every_task_is_worked_once_while_runs_die(play: Play, database_url: str)
     play.db.execute("UPDATE api_rate_limits SET requests_per_minute = 5000")
     at_once(database_url, work)
     assert written_late == [], "a lost run must not write"
-    assert len(done) == total and set(done.values()) == {1}
+    assert len(done) == total
+    assert set(done.values()) == {1}
     assert play.statuses() == play.counted() == {"completed": total}
     held, spent = play.account()
     ledger = play.db.row("SELECT sum(cost_usd) AS spent FROM lead.api_call")
     assert ledger is not None
-    assert held == 0 and spent == ledger["spent"] == total * Decimal("0.002")
+    assert held == 0
+    assert spent == ledger["spent"] == total * Decimal("0.002")
 
 
 def test_the_limiter_is_exact_for_all_together(play: Play, database_url: str) -> None:
