@@ -1,0 +1,1 @@
+"""The pipelines: one folder each, its domain logic as plain functions and a thin Dagster face."""
