@@ -1683,7 +1683,9 @@ END;
 $$;
 
 -- Hourly rows, kept up to date as executions end.
-CREATE OR REPLACE FUNCTION lead.roll_up_execution(p_execution public.workflow_orchestration, p_calls bigint, p_current_time timestamptz) RETURNS void
+CREATE OR REPLACE FUNCTION lead.roll_up_execution(
+    p_execution public.workflow_orchestration, p_calls bigint, p_current_time timestamptz
+) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 DECLARE
