@@ -52,8 +52,7 @@ T = TypeVar("T")
 
 HOW_TO_SUBMIT = (
     "This job works executions that the coordinator has reserved; it can't be started or re-executed by "
-    "hand. Submit the work "
-    "instead: `lead-coordinator submit topics.csv`, or in SQL "
+    "hand. Submit the work instead: `lead-coordinator submit topics.csv`, or in SQL "
     "`SELECT submit_task('content_generation', '{\"title\": \"…\"}')`. A run follows within seconds."
 )
 
@@ -61,8 +60,7 @@ articles_spec = AssetSpec(
     "articles",
     deps=[AssetKey("executions")],
     description="Articles that were written from briefs and published to the site: Markdown with front "
-    "matter and HTML, each "
-    "published once. One materialisation is one batch.",
+    "matter and HTML, each published once. One materialisation is one batch.",
     group_name=tags.GROUP_CONTENT,
     owners=[tags.OWNER_CONTENT],
     kinds={"python", "gemini", "openai", "markdown"},
@@ -100,8 +98,7 @@ def work_content_batch(
     if report.outcome != "finished":
         raise Failure(
             f"{report.execution_id} ended early ({report.outcome}): {report.reason}. Its unfinished tasks go "
-            "back "
-            "to the queue.",
+            "back to the queue.",
             metadata=report.metadata(),
             allow_retries=False,
         )

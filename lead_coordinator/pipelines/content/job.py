@@ -16,9 +16,9 @@ content_pipeline_job = define_asset_job(
     name=tags.CONTENT_JOB,
     selection=AssetSelection.assets("articles"),
     description="Works a reserved batch of content tasks to published articles: outline, draft, edit and "
-    "check. Started by "
-    "`dispatch_sensor` for executions that are reserved in the database, never by hand: submit tasks with "
-    "`lead-coordinator submit` or the SQL function `submit_task`, and a run follows within seconds.",
+    "check. Started by `dispatch_sensor` for executions that are reserved in the database, never by hand: "
+    "submit tasks with `lead-coordinator submit` or the SQL function `submit_task`, and a run follows within "
+    "seconds.",
     executor_def=in_process_executor,
     run_tags={tags.MAX_RUNTIME: str(MAX_RUNTIME_SECONDS)},
     tags={"lead/component": "pipeline"},

@@ -1,0 +1,28 @@
+"""The one place where everything is put together: what Dagster loads (`workspace.yaml` names this module).
+
+Loading reads the environment once (a wrong variable is shown as one sentence in the UI) and connects to
+nothing.
+"""
+
+from dagster import Definitions, in_process_executor, mem_io_manager
+
+from lead_coordinator.coordinator.job import coordinator_job
+from lead_coordinator.coordinator.schedule import coordinator_schedule
+from lead_coordinator.coordinator.sensors import dispatch_sensor, run_canceled_sensor, run_failure_sensor
+from lead_coordinator.database.resource import DatabaseResource
+from lead_coordinator.observability import sources
+from lead_coordinator.observability.assets import assets as insight_assets
+from lead_coordinator.observability.automation import reports_job, reports_sensor
+from lead_coordinator.pipelines.content.assets import work_content_batch
+from lead_coordinator.pipelines.content.job import content_pipeline_job
+
+defs = Definitions(
+    assets=[sources.task_queue, sources.executions, work_content_batch, *insight_assets],
+    jobs=[coordinator_job, content_pipeline_job, reports_job],
+    schedules=[coordinator_schedule],
+    sensors=[dispatch_sensor, run_failure_sensor, run_canceled_sensor, reports_sensor],
+    # One process a run: starting a process for each step would cost seconds of CPU and nothing here needs
+    # it. So what one op hands to the next can stay in memory.
+    resources={"database": DatabaseResource(), "io_manager": mem_io_manager},
+    executor=in_process_executor,
+)

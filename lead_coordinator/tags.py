@@ -1,0 +1,37 @@
+"""The names under which runs, assets and their owners are found in the Dagster UI, in one place for all."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Final
+
+# Tags of a pipeline run. `WORKFLOW_TYPE` is also what the backstop in dagster.yaml counts: only pipeline
+# runs carry it.
+EXECUTION_ID: Final = "lead/execution_id"
+WORKFLOW_TYPE: Final = "lead/workflow_type"
+ATTEMPT: Final = "lead/attempt"
+
+# Dagster's own tags. Seconds as text; run monitoring ends a run that is older. Priority is an integer as
+# text.
+MAX_RUNTIME: Final = "dagster/max_runtime"
+PRIORITY: Final = "dagster/priority"
+
+# Owners of jobs, schedules and sensors are "beta" in Dagster, whose version is pinned: the warning in every
+# process of every run would only bury others.
+warnings.filterwarnings("ignore", message="Parameter `owners` of")
+
+OWNER_PLATFORM: Final = "team:platform"
+OWNER_CONTENT: Final = "team:content"
+OWNER_INSIGHT: Final = "team:insight"
+
+GROUP_CONTROL: Final = "control_plane"
+GROUP_CONTENT: Final = "content"
+GROUP_INSIGHT: Final = "insight"
+
+CONTENT_JOB: Final = "content_pipeline_job"
+COORDINATOR_JOB: Final = "coordinator_job"
+REPORTS_JOB: Final = "reports_job"
+
+# The job of each workflow type. A type that is missing here has no pipeline yet: its policy is disabled in
+# SQL.
+JOB_OF_WORKFLOW: Final[dict[str, str]] = {"content_pipeline": CONTENT_JOB}
