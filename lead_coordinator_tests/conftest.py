@@ -4,7 +4,8 @@
   platform's role owns it and is no superuser.
 - `admin_url`: the same database as superuser (for roles, grants and what an outsider may do).
 - `db`, `async_db`: `Database` and `AsyncDatabase` on `database_url`.
-- `empty_database_url`: a fresh database without anything in it.
+- `empty_database_url`: a fresh database without anything in it; `superuser_url` is the same as superuser, and
+  `owner_url` as an owner without privileges, under Supabase's default privileges.
 - `postgres_server`: the server itself; an xdist worker has its own, in a folder that is gone afterwards.
 - `settings`: settings of an empty environment, LEAD_HOME under the test's `tmp_path`.
 
@@ -16,6 +17,7 @@ server, so a test pays some 50 ms for its own. `async def` tests run by anyio's 
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -26,6 +28,7 @@ from lead_coordinator.database.deploy import deploy
 from lead_coordinator.database.embedded import ROLE, EmbeddedServer
 from lead_coordinator.database.urls import with_database
 from lead_coordinator.settings import Settings
+from lead_coordinator_tests.psql import hand_over_as_supabase
 from lead_coordinator_tests.servers import KINDS, PlainServer, ServerMissing, Servers
 
 TEMPLATE = "lead_template"
@@ -76,6 +79,18 @@ def empty_database_url(postgres_server: EmbeddedServer | PlainServer) -> Iterato
     _create(postgres_server.admin_url, name)
     yield with_database(postgres_server.url, name)
     _drop(postgres_server.admin_url, name)
+
+
+@pytest.fixture
+def superuser_url(postgres_server: EmbeddedServer | PlainServer, empty_database_url: str) -> str:
+    """An empty database, as superuser."""
+    return with_database(postgres_server.admin_url, urlsplit(empty_database_url).path.lstrip("/"))
+
+
+@pytest.fixture
+def owner_url(superuser_url: str) -> str:
+    """An empty database as Supabase hands it over, as its owner."""
+    return hand_over_as_supabase(superuser_url)
 
 
 @pytest.fixture

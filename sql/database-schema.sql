@@ -49,6 +49,96 @@ $$;
 
 CREATE SCHEMA IF NOT EXISTS lead;
 
+-- Version -----------------------------------------------------------------------------------------------------------
+-- Of the four files together, the same as the package's. The other three files refuse to follow a file of another version.
+CREATE OR REPLACE FUNCTION lead.schema_version() RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '0.2.0';
+
+CREATE OR REPLACE FUNCTION lead.version_number(p_version text) RETURNS integer[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN string_to_array(p_version, '.')::integer[];
+
+-- Written at the end of the last file, and again when a version is deployed with other contents.
+CREATE TABLE IF NOT EXISTS lead.deployment (
+    version text PRIMARY KEY,
+    deployed_at timestamptz NOT NULL DEFAULT now(),
+    deployed_by text NOT NULL DEFAULT current_user,
+    -- Of everything the files define (lead.deployed_object); NULL for 0.1.0, which kept none.
+    fingerprint text
+);
+
+DO $$
+DECLARE
+    v_newest text;
+BEGIN
+    SELECT d.version INTO v_newest FROM lead.deployment AS d ORDER BY lead.version_number(d.version) DESC LIMIT 1;
+    IF lead.version_number(v_newest) > lead.version_number(lead.schema_version()) THEN
+        RAISE EXCEPTION 'version: this database is at %, and % may not be deployed over it: there is no way back', v_newest,
+            lead.schema_version() USING ERRCODE = 'LC006', HINT = format('deploy version %s or a newer one', v_newest);
+    END IF;
+END;
+$$;
+
+-- Bringing an older deployment forward ---------------------------------------------------------------------------------
+-- What CREATE … IF NOT EXISTS can't do: change what is there. Each step looks before it acts, so that it is done once, also if an
+-- earlier attempt ended between two files. What is only missing (tables, indexes, views that were dropped here) is made below.
+--
+-- The tables that change are locked first, all together, or not at all: a client that holds one of them and waits for another is
+-- let through within a third of a second, and never chosen as the victim of a deadlock.
+DO $$
+DECLARE
+    v_tables text;
+    v_steps text[];
+    v_step text;
+BEGIN
+    IF to_regclass('lead.task') IS NULL THEN
+        RETURN;
+    END IF;
+    WITH new_columns (place, relation, name, definition) AS (
+        VALUES
+        (1, 'lead.deployment', 'fingerprint', 'text')
+    ), old_functions (place, signature) AS (
+        -- Signatures that were replaced: left alone, a call with defaults would fit both. The newest file makes the new one.
+        SELECT 30, f.signature
+        FROM unnest(ARRAY[]::text[]) AS f (signature)
+    ), steps (place, relation, is_needed, statement) AS (
+        SELECT c.place, c.relation,
+            NOT EXISTS (
+                SELECT 1 FROM pg_attribute AS a
+                WHERE a.attrelid = to_regclass(c.relation) AND a.attname = c.name AND NOT a.attisdropped
+            ),
+            format('ALTER TABLE %s ADD COLUMN %I %s', c.relation, c.name, c.definition)
+        FROM new_columns AS c
+        UNION ALL
+        SELECT f.place, NULL, to_regprocedure(f.signature) IS NOT NULL, format('DROP FUNCTION %s', f.signature)
+        FROM old_functions AS f
+    )
+    SELECT array_agg(s.statement ORDER BY s.place), string_agg(DISTINCT s.relation, ', ' ORDER BY s.relation)
+    INTO v_steps, v_tables
+    FROM steps AS s
+    WHERE s.is_needed AND (s.relation IS NULL OR to_regclass(s.relation) IS NOT NULL);
+
+    FOR v_try IN 1..40 LOOP
+        EXIT WHEN v_tables IS NULL;
+        BEGIN
+            PERFORM set_config('lock_timeout', '300ms', true);
+            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', v_tables);
+            EXIT;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            -- Undoing the block gave back what had been locked already.
+            IF v_try = 40 THEN
+                RAISE;
+            END IF;
+            PERFORM pg_sleep(0.05 + random() / 10);
+        END;
+    END LOOP;
+    FOREACH v_step IN ARRAY coalesce(v_steps, '{}') LOOP
+        EXECUTE v_step;
+    END LOOP;
+    PERFORM set_config('lock_timeout', '10s', true);
+END;
+$$;
 -- Settings and policies: rows, so that an operator changes them without a deploy -----------------------------------
 CREATE TABLE IF NOT EXISTS lead.setting (
     name text PRIMARY KEY,
@@ -77,13 +167,18 @@ CREATE TABLE IF NOT EXISTS lead.workflow_policy (
     target_success_rate numeric(5, 4) NOT NULL CHECK (target_success_rate BETWEEN 0 AND 1),
     daily_cost_limit_usd numeric(20, 10) CHECK (daily_cost_limit_usd >= 0),
     disabled_reason text,
+    -- open; paused: takes tasks and starts none; draining: takes none and works off what it has.
+    mode text NOT NULL DEFAULT 'open' CHECK (mode IN ('open', 'paused', 'draining')),
     updated_at timestamptz NOT NULL DEFAULT now()
 );
 
-CREATE TABLE IF NOT EXISTS lead.deployment (
-    version text PRIMARY KEY,
-    deployed_at timestamptz NOT NULL DEFAULT now(),
-    deployed_by text NOT NULL DEFAULT current_user
+-- A tenant without a row is open, weighs 1 and has no limit of its own.
+CREATE TABLE IF NOT EXISTS lead.tenant (
+    tenant text PRIMARY KEY CHECK (length(tenant) BETWEEN 1 AND 200),
+    fair_weight numeric(6, 3) NOT NULL DEFAULT 1 CHECK (fair_weight > 0),
+    mode text NOT NULL DEFAULT 'open' CHECK (mode IN ('open', 'paused', 'draining')),
+    daily_cost_limit_usd numeric(20, 10) CHECK (daily_cost_limit_usd >= 0),
+    updated_at timestamptz NOT NULL DEFAULT now()
 );
 
 -- The queue -----------------------------------------------------------------------------------------------------
@@ -144,7 +239,7 @@ DO $$
 BEGIN
     -- CREATE INDEX IF NOT EXISTS would lock the table before it looks; this looks first.
     IF to_regclass('lead.task_ready') IS NULL THEN
-        CREATE INDEX task_ready ON lead.task (task_type, score DESC, queued_at, id) WHERE status = 'queued';
+        CREATE INDEX task_ready ON lead.task (task_type, coalesce(tenant, ''), score DESC, queued_at, id) WHERE status = 'queued';
     END IF;
     IF to_regclass('lead.task_deferred') IS NULL THEN
         CREATE INDEX task_deferred ON lead.task (deferred_until) WHERE status = 'deferred';
@@ -168,13 +263,32 @@ CREATE TABLE IF NOT EXISTS lead.task_dependency (
     PRIMARY KEY (depends_on, task_id)
 );
 
+DO $$
+BEGIN
+    IF to_regclass('lead.task_dependency_task') IS NULL THEN
+        CREATE INDEX task_dependency_task ON lead.task_dependency (task_id);
+    END IF;
+END;
+$$;
+
 -- Depth as a log of differences: writers only ever append, so counting never makes two of them wait for each other. The tick
 -- folds the log (lead.fold_queue_depth).
 CREATE TABLE IF NOT EXISTS lead.queue_depth_delta (
     task_type text NOT NULL,
+    lane text NOT NULL DEFAULT '',
     status text NOT NULL,
     tasks integer NOT NULL
 ) WITH (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0.5);
+
+-- Weighted fair shares by virtual time (start-time fair queueing, Goyal et al. 1996): who was served least for its weight comes
+-- next, and who comes back from idle starts where the others are, so that idleness earns no credit.
+-- scope 'type': key is a workflow type; scope 'lane:<task type>': key is a tenant.
+CREATE TABLE IF NOT EXISTS lead.fair_share (
+    scope text NOT NULL,
+    key text NOT NULL,
+    virtual_time numeric(30, 6) NOT NULL DEFAULT 0,
+    PRIMARY KEY (scope, key)
+) WITH (fillfactor = 50);
 
 CREATE TABLE IF NOT EXISTS lead.task_attempt (
     task_id bigint NOT NULL,
@@ -197,16 +311,49 @@ BEGIN
 END;
 $$;
 
+-- A row each time a task dies. It is open while resolution is NULL; once it was replayed or discarded it stays as history, and a
+-- task that dies again gets a new row.
 CREATE TABLE IF NOT EXISTS lead.dead_letter (
-    task_id bigint PRIMARY KEY,
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    task_id bigint NOT NULL,
     task_type text NOT NULL,
     tenant text,
     reason text NOT NULL,
     error_class text NOT NULL,
     error_message text NOT NULL,
     context jsonb NOT NULL DEFAULT '{}',
-    created_at timestamptz NOT NULL DEFAULT now()
+    -- How often the task had been replayed before it died this time.
+    times_replayed integer NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    resolved_at timestamptz,
+    resolution text CHECK (resolution IN ('replayed', 'discarded')),
+    resolved_by text,
+    resolution_reason text,
+    CONSTRAINT dead_letter_resolved CHECK ((resolution IS NULL) = (resolved_at IS NULL))
 );
+
+DO $$
+BEGIN
+    -- The first version kept one row a task and had the task for its key.
+    IF NOT EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = 'lead.dead_letter'::regclass AND attname = 'resolution') THEN
+        ALTER TABLE lead.dead_letter DROP CONSTRAINT dead_letter_pkey;
+        ALTER TABLE lead.dead_letter
+        ALTER COLUMN task_id SET NOT NULL,
+        ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        ADD COLUMN times_replayed integer NOT NULL DEFAULT 0,
+        ADD COLUMN resolved_at timestamptz,
+        ADD COLUMN resolution text CHECK (resolution IN ('replayed', 'discarded')),
+        ADD COLUMN resolved_by text,
+        ADD COLUMN resolution_reason text,
+        ADD CONSTRAINT dead_letter_resolved CHECK ((resolution IS NULL) = (resolved_at IS NULL));
+    END IF;
+    IF to_regclass('lead.dead_letter_open') IS NULL THEN
+        CREATE UNIQUE INDEX dead_letter_open ON lead.dead_letter (task_id) WHERE resolution IS NULL;
+        CREATE INDEX dead_letter_waiting ON lead.dead_letter (created_at, id) WHERE resolution IS NULL;
+        CREATE INDEX dead_letter_task ON lead.dead_letter (task_id);
+    END IF;
+END;
+$$;
 
 -- What outsiders fill and read. Auto-updatable (INSERT, UPDATE, DELETE, RETURNING and ON CONFLICT work); the two computed
 -- columns are right at every moment because nothing stores them.
@@ -299,6 +446,8 @@ CREATE TABLE IF NOT EXISTS public.workflow_orchestration (
     lease_expires_at timestamptz,
     memory_peak_mb integer,
     stop_requested text,
+    -- Claimed by a worker of its own (claim_tasks): it takes none of our slots and memory, and its calls draw on the day.
+    is_external boolean NOT NULL DEFAULT false,
     is_probe boolean NOT NULL DEFAULT false,
     tasks_completed integer NOT NULL DEFAULT 0,
     tasks_failed integer NOT NULL DEFAULT 0,
@@ -373,8 +522,7 @@ CREATE TABLE IF NOT EXISTS lead.coordinator (
     state_row_id bigint,
     lease_holder text,
     lease_expires_at timestamptz,
-    lease_fence bigint NOT NULL DEFAULT 0,
-    slots_served jsonb NOT NULL DEFAULT '{}'
+    lease_fence bigint NOT NULL DEFAULT 0
 );
 
 CREATE TABLE IF NOT EXISTS lead.tick (
@@ -424,10 +572,10 @@ CREATE TABLE IF NOT EXISTS public.execution_history (
 );
 
 -- Money ------------------------------------------------------------------------------------------------------------
--- held: promised to executions (scopes total, workflow) or to open calls (scope provider); spent: settled.
+-- held: promised to executions (scopes total, workflow) or to open calls (scopes provider, tenant); spent: settled.
 CREATE TABLE IF NOT EXISTS lead.budget_account (
     budget_day date NOT NULL,
-    scope text NOT NULL CHECK (scope IN ('total', 'workflow', 'provider')),
+    scope text NOT NULL CHECK (scope IN ('total', 'workflow', 'provider', 'tenant')),
     scope_key text NOT NULL,
     held_usd numeric(20, 10) NOT NULL DEFAULT 0 CHECK (held_usd >= 0),
     spent_usd numeric(20, 10) NOT NULL DEFAULT 0 CHECK (spent_usd >= 0),
@@ -441,6 +589,7 @@ CREATE TABLE IF NOT EXISTS lead.api_call (
     task_id bigint NOT NULL,
     attempt integer NOT NULL,
     step text NOT NULL,
+    tenant text,
     provider text NOT NULL,
     model text NOT NULL,
     status text NOT NULL CHECK (status IN ('reserved', 'sent', 'settled', 'released')),
@@ -536,6 +685,37 @@ CREATE TABLE IF NOT EXISTS lead.publication (
     UNIQUE (site, slug),
     UNIQUE (site, task_id)
 );
+
+-- Operating ----------------------------------------------------------------------------------------------------------
+-- Who changed what, when, from what to what. Append-only: a trigger refuses every change of it, to its owner too, and pruning
+-- leaves it alone. The actor is what the caller says; the role is what the server knows.
+CREATE TABLE IF NOT EXISTS lead.audit_log (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor text NOT NULL,
+    database_role text NOT NULL,
+    action text NOT NULL,
+    subject text NOT NULL,
+    before jsonb,
+    after jsonb,
+    reason text
+);
+
+DO $$
+BEGIN
+    IF to_regclass('lead.audit_log_at') IS NULL THEN
+        CREATE INDEX audit_log_at ON lead.audit_log (at);
+        CREATE INDEX audit_log_subject ON lead.audit_log (subject, id);
+    END IF;
+END;
+$$;
+
+-- How far prune_history has looked, so that a step never reads again what an earlier one had to leave.
+CREATE TABLE IF NOT EXISTS lead.prune_progress (
+    table_name text PRIMARY KEY,
+    position bigint NOT NULL DEFAULT 0,
+    completed_at timestamptz
+) WITH (fillfactor = 50);
 
 -- Watching -----------------------------------------------------------------------------------------------------------
 CREATE TABLE IF NOT EXISTS public.resource_usage (
@@ -689,16 +869,31 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg
 AS $$
 DECLARE
     v_with_dependencies bigint;
+    v_draining_type text;
+    v_draining_tenant text;
 BEGIN
     WITH counted AS (
-        SELECT n.task_type, n.status, count(*)::integer AS tasks, count(*) FILTER (WHERE n.dependencies <> '{}') AS waiting
+        SELECT n.task_type, coalesce(n.tenant, '') AS lane, n.status, count(*)::integer AS tasks,
+            count(*) FILTER (WHERE n.dependencies <> '{}') AS waiting
         FROM new_tasks AS n
-        GROUP BY n.task_type, n.status
+        GROUP BY n.task_type, coalesce(n.tenant, ''), n.status
     ), logged AS (
-        INSERT INTO lead.queue_depth_delta (task_type, status, tasks)
-        SELECT c.task_type, c.status, c.tasks FROM counted AS c
+        INSERT INTO lead.queue_depth_delta (task_type, lane, status, tasks)
+        SELECT c.task_type, c.lane, c.status, c.tasks FROM counted AS c
+    ), draining AS (
+        SELECT min(p.task_type) AS task_type, min(t.tenant) AS tenant
+        FROM counted AS c
+        LEFT JOIN lead.workflow_policy AS p ON p.task_type = c.task_type AND p.mode = 'draining'
+        LEFT JOIN lead.tenant AS t ON t.tenant = c.lane AND t.mode = 'draining'
     )
-    SELECT sum(c.waiting) INTO v_with_dependencies FROM counted AS c;
+    SELECT sum(c.waiting), min(d.task_type), min(d.tenant) INTO v_with_dependencies, v_draining_type, v_draining_tenant
+    FROM counted AS c CROSS JOIN draining AS d;
+    IF v_draining_type IS NOT NULL OR v_draining_tenant IS NOT NULL THEN
+        RAISE EXCEPTION '%', CASE
+            WHEN v_draining_type IS NOT NULL THEN format('task_type: %s is draining and takes no new tasks', v_draining_type)
+            ELSE format('tenant: %s is draining and takes no new tasks', v_draining_tenant)
+        END USING ERRCODE = 'LC001';
+    END IF;
 
     IF v_with_dependencies > 0 THEN
         INSERT INTO lead.task_dependency (task_id, depends_on)
@@ -727,14 +922,14 @@ CREATE OR REPLACE FUNCTION lead.count_updated_tasks() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 BEGIN
-    INSERT INTO lead.queue_depth_delta (task_type, status, tasks)
-    SELECT moved.task_type, moved.status, sum(moved.tasks)::integer
+    INSERT INTO lead.queue_depth_delta (task_type, lane, status, tasks)
+    SELECT moved.task_type, moved.lane, moved.status, sum(moved.tasks)::integer
     FROM (
-        SELECT o.task_type, o.status, -1 AS tasks FROM old_tasks AS o
+        SELECT o.task_type, coalesce(o.tenant, '') AS lane, o.status, -1 AS tasks FROM old_tasks AS o
         UNION ALL
-        SELECT n.task_type, n.status, 1 FROM new_tasks AS n
+        SELECT n.task_type, coalesce(n.tenant, ''), n.status, 1 FROM new_tasks AS n
     ) AS moved
-    GROUP BY moved.task_type, moved.status
+    GROUP BY moved.task_type, moved.lane, moved.status
     HAVING sum(moved.tasks) <> 0;
     RETURN NULL;
 END;
@@ -744,8 +939,26 @@ CREATE OR REPLACE FUNCTION lead.count_deleted_tasks() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 BEGIN
-    INSERT INTO lead.queue_depth_delta (task_type, status, tasks)
-    SELECT o.task_type, o.status, -count(*)::integer FROM old_tasks AS o GROUP BY o.task_type, o.status;
+    INSERT INTO lead.queue_depth_delta (task_type, lane, status, tasks)
+    SELECT o.task_type, coalesce(o.tenant, ''), o.status, -count(*)::integer
+    FROM old_tasks AS o GROUP BY o.task_type, coalesce(o.tenant, ''), o.status;
+    RETURN NULL;
+END;
+$$;
+
+-- Files of a version that does not look for a newer one (0.1.0) stop here, before they have changed anything that stays: they
+-- make the functions of their first file anew and then add settings, but know of no lead.schema_version.
+CREATE OR REPLACE FUNCTION lead.refuse_older_files() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_now constant xid := pg_current_xact_id()::xid;
+BEGIN
+    IF EXISTS (SELECT 1 FROM pg_proc AS p WHERE p.oid = 'lead.check_setting()'::regprocedure AND p.xmin = v_now)
+        AND EXISTS (SELECT 1 FROM pg_proc AS p WHERE p.oid = 'lead.schema_version()'::regprocedure AND p.xmin <> v_now) THEN
+        RAISE EXCEPTION 'version: this database is at %, and an older one may not be deployed over it: there is no way back',
+            lead.schema_version() USING ERRCODE = 'LC006', HINT = format('deploy version %s or a newer one', lead.schema_version());
+    END IF;
     RETURN NULL;
 END;
 $$;
@@ -793,6 +1006,10 @@ BEGIN
         CREATE TRIGGER rate_limit_followed AFTER INSERT OR UPDATE OF requests_per_minute ON public.api_rate_limits
         FOR EACH ROW EXECUTE FUNCTION lead.follow_rate_limit();
     END IF;
+    IF NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'older_files_refused' AND tgrelid = 'lead.setting'::regclass) THEN
+        CREATE TRIGGER older_files_refused BEFORE INSERT ON lead.setting
+        FOR EACH STATEMENT EXECUTE FUNCTION lead.refuse_older_files();
+    END IF;
 END;
 $$;
 
@@ -803,6 +1020,10 @@ INSERT INTO lead.setting (name, value, minimum, maximum, unit, description) VALU
 ('execution_timeout_minutes', '5', 1, 60, 'minutes', 'A pipeline run is stopped and recovered after this'),
 ('database_connection_limit', '20', 1, 1000, 'connections', 'Connections of the whole platform'),
 ('memory_limit_mb', '2048', 256, 1048576, 'MB', 'Memory of the whole platform'),
+('memory_report_seconds', '300', 10, 3600, 'seconds', 'A baseline the supervisor reported counts for this long'),
+('pacing_enabled', 'true', NULL, NULL, 'boolean', 'Spread the budget over the day by priority'),
+('pacing_head_start_percent', '25', 0, 100, 'percent', 'Of the budget that any work may use from the start of the day'),
+('pacing_free_priority', '50', 0, 100, 'points', 'Work up to this priority is paced by the clock; 100 is not paced at all'),
 ('memory_baseline_mb', '700', 0, 1048576, 'MB', 'Memory without any run, until the supervisor reports what it measured'),
 ('business_hours_start', '9', 0, 24, 'hour', 'Business hours begin'),
 ('business_hours_end', '17', 0, 24, 'hour', 'Business hours end'),
@@ -871,90 +1092,179 @@ SELECT 'pipeline:' || p.workflow_type FROM lead.workflow_policy AS p
 ON CONFLICT (name) DO NOTHING;
 
 -- Security ---------------------------------------------------------------------------------------------------------
--- Called at the end of each file. Our functions in public are known by their pinned search path, which no one else uses.
+-- What is ours: everything in lead, and in public what is listed here.
+CREATE OR REPLACE FUNCTION lead.our_relations() RETURNS TABLE (oid oid, relkind "char", schema_name text, relation_name text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT c.oid, c.relkind, n.nspname::text, c.relname::text
+    FROM pg_class AS c
+    INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'v') AND (n.nspname = 'lead' OR (n.nspname = 'public' AND c.relname IN (
+        'workflow_orchestration', 'workflow_states', 'resource_usage', 'api_rate_limits', 'system_health', 'execution_history',
+        'task_queue', 'coordinator_monitoring'
+    )));
+$$;
+
+-- Our functions in public are known by their pinned search path, which no one else uses.
+CREATE OR REPLACE FUNCTION lead.our_functions() RETURNS TABLE (oid oid, schema_name text, function_name text, name text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT p.oid, n.nspname::text, p.proname::text, format('%I.%I(%s)', n.nspname, p.proname, oidvectortypes(p.proargtypes))
+    FROM pg_proc AS p
+    INNER JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE n.nspname = 'lead'
+        OR (n.nspname = 'public' AND p.proconfig @> ARRAY['search_path=pg_catalog, public, lead, pg_temp']);
+$$;
+
+-- What a file has just written is what it defines: CREATE OR REPLACE sets every attribute of a function but owner and grants. So its
+-- fingerprint is taken in the same transaction, before grants touch the row, and only of rows that this transaction wrote: a
+-- function of another file that somebody altered is not taken for right because this file was applied again.
+CREATE OR REPLACE FUNCTION lead.function_definition(p_function oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT concat_ws(E'\n', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), p.prosecdef, p.provolatile, p.proisstrict,
+        p.proleakproof, p.proparallel, p.prosupport, p.proconfig::text, l.lanname, p.prosrc, pg_get_function_sqlbody(p.oid))
+    FROM pg_proc AS p
+    INNER JOIN pg_language AS l ON l.oid = p.prolang
+    WHERE p.oid = p_function;
+$$;
+
+CREATE OR REPLACE FUNCTION lead.record_functions() RETURNS void
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    INSERT INTO lead.deployed_object AS d (kind, name, fingerprint)
+    SELECT 'function', f.name, encode(sha256(convert_to(lead.function_definition(f.oid), 'UTF8')), 'hex')
+    FROM lead.our_functions() AS f
+    INNER JOIN pg_proc AS p ON p.oid = f.oid
+    WHERE p.xmin = pg_current_xact_id()::xid
+    ON CONFLICT (kind, name) DO UPDATE SET fingerprint = excluded.fingerprint
+    WHERE d.fingerprint <> excluded.fingerprint;
+$$;
+
+-- Who may do what. The owner may do everything; PUBLIC, anon and authenticated nothing; what is not said here is not granted.
+CREATE OR REPLACE FUNCTION lead.expected_grants() RETURNS TABLE (object text, role_name text, privilege text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT 'SCHEMA lead', r.role_name, 'USAGE'
+    FROM (VALUES ('service_role'), ('lead_application'), ('lead_dashboard')) AS r (role_name)
+    UNION ALL
+    -- Who may call or look may read.
+    SELECT format('TABLE %I.%I', o.schema_name, o.relation_name), r.role_name, 'SELECT'
+    FROM lead.our_relations() AS o
+    CROSS JOIN (VALUES ('service_role'), ('lead_application'), ('lead_dashboard')) AS r (role_name)
+    UNION ALL
+    -- Existing callers write the tables of the contract directly; an operator changes settings and policies as service_role.
+    SELECT format('TABLE %I.%I', o.schema_name, o.relation_name), 'service_role', w.privilege
+    FROM lead.our_relations() AS o
+    CROSS JOIN (VALUES ('INSERT'), ('UPDATE'), ('DELETE')) AS w (privilege)
+    WHERE (o.schema_name = 'public' AND o.relation_name <> 'coordinator_monitoring')
+        OR (o.schema_name = 'lead' AND o.relation_name = 'task')
+        OR (o.schema_name = 'lead' AND o.relation_name IN ('setting', 'workflow_policy') AND w.privilege = 'UPDATE')
+        OR (o.schema_name = 'lead' AND o.relation_name = 'tenant' AND w.privilege IN ('INSERT', 'UPDATE'))
+    UNION ALL
+    SELECT 'FUNCTION ' || f.name, r.role_name, 'EXECUTE'
+    FROM lead.our_functions() AS f
+    INNER JOIN pg_proc AS p ON p.oid = f.oid
+    CROSS JOIN (VALUES ('service_role'), ('lead_application'), ('lead_dashboard')) AS r (role_name)
+    -- A dashboard calls what only reads.
+    WHERE f.schema_name = 'public' AND (r.role_name <> 'lead_dashboard' OR p.provolatile = 's')
+    UNION ALL
+    -- The generated score is computed with the rights of whoever writes the row.
+    SELECT 'FUNCTION lead.static_score(integer, numeric, numeric)', 'service_role', 'EXECUTE';
+$$;
+
+-- What is granted on our objects to the roles that this file names; to others an operator may grant what he likes.
+CREATE OR REPLACE FUNCTION lead.actual_grants() RETURNS TABLE (object text, role_name text, privilege text, with_option boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    WITH granted (object, acl) AS (
+        SELECT format('SCHEMA %I', n.nspname), n.nspacl FROM pg_namespace AS n WHERE n.nspname = 'lead'
+        UNION ALL
+        SELECT format('TABLE %I.%I', o.schema_name, o.relation_name), c.relacl
+        FROM lead.our_relations() AS o
+        INNER JOIN pg_class AS c ON c.oid = o.oid
+        UNION ALL
+        -- Identity columns need no grant on their sequence, and Supabase's default privileges give one to everybody.
+        SELECT format('SEQUENCE %I.%I', n.nspname, c.relname), c.relacl
+        FROM pg_class AS c
+        INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        LEFT JOIN pg_depend AS d
+            ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+        WHERE c.relkind = 'S' AND (n.nspname = 'lead' OR d.refobjid IN (SELECT o.oid FROM lead.our_relations() AS o))
+        UNION ALL
+        SELECT 'FUNCTION ' || f.name, coalesce(p.proacl, acldefault('f', p.proowner))
+        FROM lead.our_functions() AS f
+        INNER JOIN pg_proc AS p ON p.oid = f.oid
+    ), entries AS (
+        SELECT g.object, a.grantee, a.privilege_type, a.is_grantable FROM granted AS g CROSS JOIN LATERAL aclexplode(g.acl) AS a
+        UNION ALL
+        SELECT format('TABLE %I.%I', o.schema_name, o.relation_name), a.grantee, format('%s (%I)', a.privilege_type, t.attname), a.is_grantable
+        FROM lead.our_relations() AS o
+        INNER JOIN pg_attribute AS t ON t.attrelid = o.oid AND t.attacl IS NOT NULL AND NOT t.attisdropped
+        CROSS JOIN LATERAL aclexplode(t.attacl) AS a
+    )
+    SELECT e.object, coalesce(r.rolname::text, 'PUBLIC'), e.privilege_type, e.is_grantable
+    FROM entries AS e
+    LEFT JOIN pg_roles AS r ON r.oid = e.grantee
+    WHERE e.grantee = 0 OR r.rolname IN ('anon', 'authenticated', 'service_role', 'lead_application', 'lead_dashboard');
+$$;
+
+-- Called at the end of each file. Changes only what isn't right: each change takes a lock or makes every plan be made anew.
 CREATE OR REPLACE FUNCTION lead.apply_security() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 DECLARE
-    v_table record;
-    v_function record;
-    v_public_tables text[] := ARRAY[
-        'workflow_orchestration', 'workflow_states', 'resource_usage', 'api_rate_limits', 'system_health', 'execution_history'
-    ];
-    v_public_views text[] := ARRAY['task_queue', 'coordinator_monitoring'];
+    v_row record;
 BEGIN
-    FOR v_table IN
-        SELECT c.oid, n.nspname, c.relname, c.relrowsecurity, c.relforcerowsecurity
-        FROM pg_class AS c
-        INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE c.relkind = 'r' AND (n.nspname = 'lead' OR (n.nspname = 'public' AND c.relname = ANY (v_public_tables)))
+    FOR v_row IN
+        SELECT o.oid, o.schema_name, o.relation_name, c.relrowsecurity AND c.relforcerowsecurity AS is_secured
+        FROM lead.our_relations() AS o
+        INNER JOIN pg_class AS c ON c.oid = o.oid
+        WHERE o.relkind = 'r'
     LOOP
-        -- Each change takes a lock, so it is made only where it is missing.
-        IF NOT (v_table.relrowsecurity AND v_table.relforcerowsecurity) THEN
-            EXECUTE format('ALTER TABLE %I.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', v_table.nspname, v_table.relname);
+        IF NOT v_row.is_secured THEN
+            EXECUTE format('ALTER TABLE %I.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', v_row.schema_name, v_row.relation_name);
         END IF;
         -- Under FORCE the owner needs a policy of its own, or its functions see no rows.
-        IF NOT EXISTS (SELECT 1 FROM pg_policy AS p WHERE p.polrelid = v_table.oid AND p.polname = 'owner_all') THEN
+        IF NOT EXISTS (SELECT 1 FROM pg_policy AS p WHERE p.polrelid = v_row.oid AND p.polname = 'owner_all') THEN
             EXECUTE format('CREATE POLICY owner_all ON %I.%I TO %I USING (true) WITH CHECK (true)',
-                v_table.nspname, v_table.relname, current_user);
+                v_row.schema_name, v_row.relation_name, current_user);
+        END IF;
+        IF NOT EXISTS (SELECT 1 FROM pg_policy AS p WHERE p.polrelid = v_row.oid AND p.polname = 'readers') THEN
             EXECUTE format('CREATE POLICY readers ON %I.%I FOR SELECT TO lead_application, lead_dashboard USING (true)',
-                v_table.nspname, v_table.relname);
+                v_row.schema_name, v_row.relation_name);
+        END IF;
+        IF NOT EXISTS (SELECT 1 FROM pg_policy AS p WHERE p.polrelid = v_row.oid AND p.polname = 'service_all') THEN
             EXECUTE format('CREATE POLICY service_all ON %I.%I TO service_role USING (true) WITH CHECK (true)',
-                v_table.nspname, v_table.relname);
-        END IF;
-        EXECUTE format('REVOKE ALL ON %I.%I FROM PUBLIC, anon, authenticated', v_table.nspname, v_table.relname);
-        EXECUTE format('GRANT SELECT ON %I.%I TO service_role, lead_application, lead_dashboard', v_table.nspname, v_table.relname);
-        IF v_table.nspname = 'public' THEN
-            EXECUTE format('GRANT INSERT, UPDATE, DELETE ON %I.%I TO service_role', v_table.nspname, v_table.relname);
+                v_row.schema_name, v_row.relation_name);
         END IF;
     END LOOP;
-    GRANT INSERT, UPDATE, DELETE ON lead.task TO service_role;
-    GRANT UPDATE ON lead.setting, lead.workflow_policy TO service_role;
 
-    FOR v_table IN
-        SELECT v.view_name FROM unnest(v_public_views) AS v (view_name) WHERE to_regclass('public.' || v.view_name) IS NOT NULL
+    FOR v_row IN
+        SELECT a.object, a.role_name, a.privilege
+        FROM lead.actual_grants() AS a
+        LEFT JOIN lead.expected_grants() AS e ON e.object = a.object AND e.role_name = a.role_name AND e.privilege = a.privilege
+        WHERE e.object IS NULL OR a.with_option
     LOOP
-        EXECUTE format('REVOKE ALL ON public.%I FROM PUBLIC, anon, authenticated', v_table.view_name);
-        EXECUTE format('GRANT SELECT ON public.%I TO service_role, lead_application, lead_dashboard', v_table.view_name);
+        EXECUTE format('REVOKE %s ON %s FROM %s', v_row.privilege, v_row.object,
+            CASE v_row.role_name WHEN 'PUBLIC' THEN 'PUBLIC' ELSE quote_ident(v_row.role_name) END);
     END LOOP;
-    GRANT INSERT, UPDATE, DELETE ON public.task_queue TO service_role;
-
-    -- Identity columns need no grant on their sequence, and Supabase's default privileges give one to everybody.
-    FOR v_table IN
-        SELECT n.nspname, c.relname
-        FROM pg_class AS c
-        INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        INNER JOIN pg_depend AS d ON d.objid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'i'
-        WHERE c.relkind = 'S' AND n.nspname = 'public' AND d.refobjid::regclass::text = ANY (v_public_tables)
+    FOR v_row IN
+        SELECT e.object, e.role_name, e.privilege
+        FROM lead.expected_grants() AS e
+        WHERE NOT EXISTS (
+            SELECT 1 FROM lead.actual_grants() AS a
+            WHERE a.object = e.object AND a.role_name = e.role_name AND a.privilege = e.privilege
+        )
     LOOP
-        EXECUTE format('REVOKE ALL ON SEQUENCE %I.%I FROM PUBLIC, anon, authenticated', v_table.nspname, v_table.relname);
+        EXECUTE format('GRANT %s ON %s TO %I', v_row.privilege, v_row.object, v_row.role_name);
     END LOOP;
-
-    REVOKE ALL ON SCHEMA lead FROM PUBLIC, anon, authenticated;
-    GRANT USAGE ON SCHEMA lead TO service_role, lead_application, lead_dashboard;
-
-    FOR v_function IN
-        SELECT n.nspname, p.proname, p.oid::regprocedure AS signature, p.provolatile, p.prokind
-        FROM pg_proc AS p
-        INNER JOIN pg_namespace AS n ON n.oid = p.pronamespace
-        WHERE n.nspname = 'lead'
-            OR (n.nspname = 'public' AND p.proconfig @> ARRAY['search_path=pg_catalog, public, lead, pg_temp'])
-    LOOP
-        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, anon, authenticated', v_function.signature);
-        IF v_function.nspname = 'public' THEN
-            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO service_role, lead_application', v_function.signature);
-            IF v_function.provolatile = 's' THEN
-                EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO lead_dashboard', v_function.signature);
-            END IF;
-        END IF;
-    END LOOP;
-    -- The generated score is computed with the rights of whoever writes the row.
-    GRANT EXECUTE ON FUNCTION lead.static_score(integer, numeric, numeric) TO service_role;
 END;
 $$;
 
 DO $$
 BEGIN
+    PERFORM lead.record_functions();
     PERFORM lead.apply_security();
 END;
 $$;

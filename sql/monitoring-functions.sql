@@ -12,8 +12,12 @@ SET LOCAL lock_timeout = '10s';
 
 DO $$
 BEGIN
-    IF to_regproc('public.orchestrate_workflow_execution') IS NULL THEN
+    IF to_regproc('public.orchestrate_workflow_execution') IS NULL OR to_regproc('lead.schema_version') IS NULL THEN
         RAISE EXCEPTION 'sql/resource-management.sql is not deployed here: apply it first, then sql/monitoring-functions.sql';
+    END IF;
+    IF lead.schema_version() <> '0.2.0' THEN
+        RAISE EXCEPTION 'version: sql/database-schema.sql is deployed in %, this file is of 0.2.0', lead.schema_version()
+            USING ERRCODE = 'LC006', HINT = 'apply the four files of one version, sql/database-schema.sql first';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('lead_coordinator.deploy', 0));
 END;
@@ -795,7 +799,7 @@ BEGIN
     IF lead.number_at(p_health_stats, 'dead_letters') > 0 THEN
         v_found := v_found || jsonb_build_object('category', 'dead_letters', 'priority', 'medium',
             'message', format('%s tasks lie in the dead-letter queue', lead.number_at(p_health_stats, 'dead_letters')),
-            'action', 'read lead.dead_letter: each row has its reason and whole context',
+            'action', 'read list_dead_letters(): each row has its reason and whole context; replay_dead_letters and discard_dead_letters empty it',
             'metric_value', lead.number_at(p_health_stats, 'dead_letters'), 'threshold', 0);
     END IF;
     IF v_waiting > 0 AND v_total = 0 AND coalesce(lead.number_at(p_execution_stats, 'active_executions'), 0) = 0 THEN
@@ -1147,73 +1151,121 @@ END;
 $$;
 
 -- Validation -------------------------------------------------------------------------------------------------------------
--- Everything the files define, each with a fingerprint that is the same on every server version.
-CREATE OR REPLACE FUNCTION lead.object_fingerprints() RETURNS TABLE (kind text, name text, fingerprint text)
+-- Everything the files define, in words that are the same on every server version, the owner's name left out.
+CREATE OR REPLACE FUNCTION lead.object_definitions() RETURNS TABLE (kind text, name text, definition text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
     WITH ours AS (
-        SELECT c.oid, c.relkind, format('%I.%I', n.nspname, c.relname) AS name
-        FROM pg_class AS c
-        INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'v') AND (n.nspname = 'lead' OR (n.nspname = 'public' AND c.relname IN (
-            'workflow_orchestration', 'workflow_states', 'resource_usage', 'api_rate_limits', 'system_health',
-                'execution_history',
-            'task_queue', 'coordinator_monitoring'
-        )))
-    ), found AS (
-        SELECT CASE o.relkind WHEN 'r' THEN 'table' ELSE 'view' END AS kind, o.name,
-            CASE o.relkind WHEN 'v' THEN pg_get_viewdef(o.oid) ELSE '' END AS definition
-        FROM ours AS o
-        UNION ALL
-        SELECT 'column', format('%s.%I', o.name, a.attname), concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull,
-            a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid))
-        FROM ours AS o
-        INNER JOIN pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
-        LEFT JOIN pg_attrdef AS d ON d.adrelid = o.oid AND d.adnum = a.attnum
-        WHERE o.relkind = 'r'
-        UNION ALL
-        SELECT 'constraint', format('%s.%I', o.name, c.conname), concat_ws(' ', pg_get_constraintdef(c.oid), c.convalidated)
-        FROM ours AS o
-        INNER JOIN pg_constraint AS c ON c.conrelid = o.oid AND c.contype IN ('p', 'u', 'f', 'c')
-        UNION ALL
-        SELECT 'index', format('%I.%I', x.nspname, x.relname), concat_ws(' ', pg_get_indexdef(i.indexrelid), i.indisvalid)
-        FROM ours AS o
-        INNER JOIN pg_index AS i ON i.indrelid = o.oid
-        CROSS JOIN LATERAL (
-            SELECT n.nspname, c.relname
-                FROM pg_class AS c INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = i.indexrelid
-        ) AS x
-        UNION ALL
-        SELECT 'trigger', format('%s.%I', o.name, t.tgname), concat_ws(' ', pg_get_triggerdef(t.oid), t.tgenabled)
-        FROM ours AS o
-        INNER JOIN pg_trigger AS t ON t.tgrelid = o.oid AND NOT t.tgisinternal
-        UNION ALL
-        SELECT 'policy', format('%s.%I', o.name, p.polname), concat_ws(' ', p.polcmd, p.polpermissive,
-            (SELECT string_agg(r.rolname, ',' ORDER BY r.rolname) FROM pg_roles AS r WHERE r.oid = ANY (p.polroles)),
-            0 = ANY (p.polroles), pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid))
-        FROM ours AS o
-        INNER JOIN pg_policy AS p ON p.polrelid = o.oid
-        UNION ALL
-        SELECT 'function', format('%I.%I(%s)', n.nspname, p.proname, oidvectortypes(p.proargtypes)),
-            concat_ws(E'\n', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),
-            p.prosecdef, p.provolatile, p.proconfig::text, p.prosrc, pg_get_function_sqlbody(p.oid))
-        FROM pg_proc AS p
-        INNER JOIN pg_namespace AS n ON n.oid = p.pronamespace
-        WHERE n.nspname = 'lead'
-            OR (n.nspname = 'public' AND p.proconfig @> ARRAY['search_path=pg_catalog, public, lead, pg_temp'])
+        SELECT o.oid, o.relkind, format('%I.%I', o.schema_name, o.relation_name) AS name FROM lead.our_relations() AS o
     )
-    SELECT f.kind, f.name, encode(sha256(convert_to(f.definition, 'UTF8')), 'hex') FROM found AS f;
+    SELECT CASE o.relkind WHEN 'r' THEN 'table' ELSE 'view' END, o.name,
+        -- Without layout and table aliases, which servers print differently.
+        CASE o.relkind WHEN 'v' THEN concat_ws(' ', (SELECT string_agg(v.option, ',' ORDER BY v.option) FROM unnest(c.reloptions) AS v (option)),
+            (SELECT string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.atttypmod)), ',' ORDER BY a.attnum)
+                FROM pg_attribute AS a WHERE a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped),
+            regexp_replace(regexp_replace(pg_get_viewdef(o.oid), '\m[a-z]+\.', '', 'g'), '[\s()]+', ' ', 'g')) ELSE '' END
+    FROM ours AS o
+    INNER JOIN pg_class AS c ON c.oid = o.oid
+    UNION ALL
+    SELECT 'row security', o.name, concat_ws(' ', CASE WHEN c.relrowsecurity THEN 'enabled' ELSE 'off' END,
+        CASE WHEN c.relforcerowsecurity THEN 'forced' ELSE 'not forced' END)
+    FROM ours AS o
+    INNER JOIN pg_class AS c ON c.oid = o.oid
+    WHERE o.relkind = 'r'
+    UNION ALL
+    SELECT 'storage', o.name, (SELECT string_agg(v.option, ', ' ORDER BY v.option) FROM unnest(c.reloptions) AS v (option))
+    FROM ours AS o
+    INNER JOIN pg_class AS c ON c.oid = o.oid
+    WHERE o.relkind = 'r' AND c.reloptions IS NOT NULL
+    UNION ALL
+    SELECT 'column', format('%s.%I', o.name, a.attname), concat_ws(' ', format_type(a.atttypid, a.atttypmod),
+        CASE WHEN a.attnotnull THEN 'NOT NULL' END,
+        CASE a.attidentity WHEN 'a' THEN 'GENERATED ALWAYS' WHEN 'd' THEN 'GENERATED BY DEFAULT' END,
+        CASE a.attgenerated WHEN 's' THEN 'STORED' END, 'DEFAULT ' || pg_get_expr(d.adbin, d.adrelid))
+    FROM ours AS o
+    INNER JOIN pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_attrdef AS d ON d.adrelid = o.oid AND d.adnum = a.attnum
+    WHERE o.relkind = 'r'
+    UNION ALL
+    SELECT 'constraint', format('%s.%I', o.name, c.conname), concat_ws(' ', pg_get_constraintdef(c.oid),
+        CASE WHEN NOT c.convalidated AND pg_get_constraintdef(c.oid) NOT LIKE '%NOT VALID' THEN 'NOT VALID' END)
+    FROM ours AS o
+    INNER JOIN pg_constraint AS c ON c.conrelid = o.oid AND c.contype IN ('p', 'u', 'f', 'c')
+    UNION ALL
+    SELECT 'index', format('%I.%I', n.nspname, c.relname), concat_ws(' ', pg_get_indexdef(i.indexrelid), CASE WHEN NOT i.indisvalid THEN 'INVALID' END)
+    FROM ours AS o
+    INNER JOIN pg_index AS i ON i.indrelid = o.oid
+    INNER JOIN pg_class AS c ON c.oid = i.indexrelid
+    INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    UNION ALL
+    SELECT 'trigger', format('%s.%I', o.name, t.tgname), concat_ws(' ', pg_get_triggerdef(t.oid),
+        CASE t.tgenabled WHEN 'O' THEN NULL WHEN 'D' THEN 'DISABLED' ELSE 'ENABLED ' || t.tgenabled::text END)
+    FROM ours AS o
+    INNER JOIN pg_trigger AS t ON t.tgrelid = o.oid AND NOT t.tgisinternal
+    UNION ALL
+    SELECT 'policy', format('%s.%I', o.name, p.polname), concat_ws(' ',
+        CASE p.polcmd WHEN '*' THEN 'ALL' WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' ELSE 'DELETE' END,
+        'TO', CASE WHEN 0 = ANY (p.polroles) THEN 'PUBLIC' ELSE (
+            SELECT string_agg(CASE WHEN r.oid = c.relowner THEN 'the owner' ELSE r.rolname END, ', ' ORDER BY r.rolname)
+            FROM pg_roles AS r WHERE r.oid = ANY (p.polroles)
+        ) END, 'USING ' || pg_get_expr(p.polqual, p.polrelid), 'WITH CHECK ' || pg_get_expr(p.polwithcheck, p.polrelid),
+        CASE WHEN NOT p.polpermissive THEN 'RESTRICTIVE' END)
+    FROM ours AS o
+    INNER JOIN pg_class AS c ON c.oid = o.oid
+    INNER JOIN pg_policy AS p ON p.polrelid = o.oid
+    UNION ALL
+    SELECT 'sequence', format('%I.%I', n.nspname, c.relname), ''
+    FROM pg_class AS c
+    INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'S' AND n.nspname = 'lead'
+        AND NOT EXISTS (SELECT 1 FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'i')
+    UNION ALL
+    SELECT 'function', f.name, lead.function_definition(f.oid)
+    FROM lead.our_functions() AS f;
 $$;
 
-CREATE OR REPLACE FUNCTION lead.record_deployed_objects() RETURNS void
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+-- What is wrong with the objects: each that is missing, altered or of somebody else's making, by name. Tables and what hangs on
+-- them are compared with lead.expected_objects (generated from a fresh deployment into the last file), functions with what was
+-- recorded when their file was applied.
+CREATE OR REPLACE FUNCTION lead.object_problems() RETURNS TABLE (is_error boolean, message text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
-    DELETE FROM lead.deployed_object AS d
-    WHERE NOT EXISTS (SELECT 1 FROM lead.object_fingerprints() AS f WHERE f.kind = d.kind AND f.name = d.name);
-    INSERT INTO lead.deployed_object AS d (kind, name, fingerprint)
-    SELECT f.kind, f.name, f.fingerprint FROM lead.object_fingerprints() AS f
-    ON CONFLICT (kind, name) DO UPDATE SET fingerprint = excluded.fingerprint
-    WHERE d.fingerprint <> excluded.fingerprint;
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH found AS (
+        SELECT d.kind, d.name, d.definition,
+            CASE d.kind WHEN 'function' THEN encode(sha256(convert_to(d.definition, 'UTF8')), 'hex')
+                ELSE left(encode(sha256(convert_to(d.definition, 'UTF8')), 'hex'), 12) END AS fingerprint
+        FROM lead.object_definitions() AS d
+    ), wanted AS (
+        SELECT e.kind, e.name, coalesce(e.fingerprint, r.fingerprint) AS fingerprint
+        FROM lead.expected_objects() AS e
+        LEFT JOIN lead.deployed_object AS r ON r.kind = e.kind AND r.name = e.name
+    )
+    SELECT coalesce(w.kind, f.kind) <> 'storage' AND (w.name IS NOT NULL OR f.kind IN ('policy', 'trigger')),
+        CASE
+            WHEN f.name IS NULL THEN format('%s %s is missing', w.kind, w.name)
+            WHEN w.name IS NULL THEN format('%s %s was added by somebody else', f.kind, f.name)
+            WHEN f.kind = 'row security' AND f.definition LIKE 'off%' THEN format('table %s has no row-level security', f.name)
+            WHEN f.kind = 'row security' THEN format('table %s does not force row-level security on its owner', f.name)
+            WHEN f.kind IN ('function', 'view') THEN format('%s %s is altered', f.kind, f.name)
+            ELSE format('%s %s is altered: %s', f.kind, f.name, f.definition)
+        END
+    FROM wanted AS w
+    FULL JOIN found AS f ON f.kind = w.kind AND f.name = w.name
+    WHERE f.fingerprint IS DISTINCT FROM w.fingerprint
+    UNION ALL
+    SELECT true, format('%s %s belongs to %s, not to %s, the owner of schema lead', o.kind, o.name, o.owner::regrole, n.nspowner::regrole)
+    FROM (
+        SELECT CASE r.relkind WHEN 'r' THEN 'table' ELSE 'view' END AS kind, format('%I.%I', r.schema_name, r.relation_name) AS name,
+            c.relowner AS owner
+        FROM lead.our_relations() AS r INNER JOIN pg_class AS c ON c.oid = r.oid
+        UNION ALL
+        SELECT 'function', f.name, p.proowner FROM lead.our_functions() AS f INNER JOIN pg_proc AS p ON p.oid = f.oid
+    ) AS o
+    INNER JOIN pg_namespace AS n ON n.nspname = 'lead' AND n.nspowner <> o.owner;
+END;
 $$;
 
 -- What outsiders rely on, said once more and independently of the files' own record: tables with columns, functions with
@@ -1275,30 +1327,13 @@ DECLARE
     v_errors text[];
     v_warnings text[];
 BEGIN
-    WITH recorded AS (
-        SELECT coalesce(d.kind, f.kind) AS kind, coalesce(d.name, f.name) AS name, d.fingerprint AS was, f.fingerprint AS is_now
-        FROM lead.deployed_object AS d
-        FULL JOIN lead.object_fingerprints() AS f ON f.kind = d.kind AND f.name = d.name
-    ), our_tables AS (
-        SELECT c.oid, n.nspname, c.relname, c.relkind, c.relrowsecurity, c.relforcerowsecurity,
-            format('%I.%I', n.nspname, c.relname) AS name
-        FROM pg_class AS c
-        INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'v') AND (
-            n.nspname = 'lead'
-            OR (n.nspname = 'public' AND c.relname IN (SELECT k.name FROM lead.contract() AS k WHERE k.kind = 'relation'))
-        )
-    ), our_functions AS (
+    WITH our_functions AS (
         SELECT p.oid, n.nspname, p.proname, p.prosecdef, p.proargnames,
             format('%I.%I(%s)', n.nspname, p.proname, oidvectortypes(p.proargtypes)) AS name
         FROM pg_proc AS p
         INNER JOIN pg_namespace AS n ON n.oid = p.pronamespace
         WHERE n.nspname = 'lead'
             OR (n.nspname = 'public' AND p.proconfig @> ARRAY['search_path=pg_catalog, public, lead, pg_temp'])
-    ), outsiders AS (
-        SELECT r.oid AS role_id, r.rolname::text AS role_name FROM pg_roles AS r WHERE r.rolname IN ('anon', 'authenticated')
-        UNION ALL
-        SELECT 0, 'PUBLIC'
     ), problems (rank, message) AS (
         SELECT 1, format('role %s is missing', w.name)
         FROM unnest(ARRAY['anon', 'authenticated', 'service_role', 'lead_application', 'lead_dashboard']) AS w (name)
@@ -1326,54 +1361,38 @@ BEGIN
         SELECT 5, format('function public.%s exists %s times: calls are ambiguous', f.proname, count(*))
         FROM our_functions AS f WHERE f.nspname = 'public' GROUP BY f.proname HAVING count(*) > 1
         UNION ALL
-        SELECT 6, format('%s %s is %s', r.kind, r.name, CASE WHEN r.is_now IS NULL THEN 'missing' ELSE 'altered' END)
-        FROM recorded AS r
-        WHERE r.was IS NOT NULL AND r.is_now IS DISTINCT FROM r.was
-            AND NOT (r.kind = 'function' AND EXISTS (
-                SELECT 1 FROM lead.contract() AS k WHERE r.is_now IS NULL AND r.name LIKE format('public.%s(%%', k.name)
-                    AND k.kind = 'function'
+        SELECT 6, o.message
+        FROM lead.object_problems() AS o
+        WHERE o.is_error AND EXISTS (SELECT 1 FROM lead.deployed_object)
+            -- Said already, by the contract.
+            AND NOT EXISTS (
+                SELECT 1 FROM lead.contract() AS k
+                WHERE k.kind = 'function' AND o.message LIKE format('function public.%s(%%) is missing', k.name)
                     AND NOT EXISTS (SELECT 1 FROM our_functions AS f WHERE f.nspname = 'public' AND f.proname = k.name)
-            ))
+            )
         UNION ALL
-        SELECT 7, format('%s %s was added by somebody else', r.kind, r.name)
-        FROM recorded AS r
-        WHERE r.was IS NULL AND r.kind IN ('policy', 'trigger')
-        UNION ALL
-        SELECT 8, 'no object is recorded in lead.deployed_object: apply sql/testing-suite.sql'
+        SELECT 8, 'no object is recorded in lead.deployed_object: apply the four files again'
         WHERE NOT EXISTS (SELECT 1 FROM lead.deployed_object)
         UNION ALL
-        SELECT 9, format('table %s has no row-level security', t.name)
-        FROM our_tables AS t WHERE t.relkind = 'r' AND NOT t.relrowsecurity
+        SELECT 8, format('version: the files are %s and lead.deployment says %s: apply the four files again', lead.schema_version(),
+            coalesce(newest.version, 'nothing'))
+        FROM (VALUES (1)) AS one
+        LEFT JOIN LATERAL (
+            SELECT d.version FROM lead.deployment AS d ORDER BY lead.version_number(d.version) DESC LIMIT 1
+        ) AS newest ON true
+        WHERE newest.version IS DISTINCT FROM lead.schema_version()
         UNION ALL
-        SELECT 9, format('table %s does not force row-level security on its owner', t.name)
-        FROM our_tables AS t WHERE t.relkind = 'r' AND t.relrowsecurity AND NOT t.relforcerowsecurity
+        SELECT 10, format('grant missing: %s on %s for %s', e.privilege, regexp_replace(e.object, '^(TABLE|FUNCTION) ', ''), e.role_name)
+        FROM lead.expected_grants() AS e
+        WHERE NOT EXISTS (
+            SELECT 1 FROM lead.actual_grants() AS a
+            WHERE a.object = e.object AND a.role_name = e.role_name AND a.privilege = e.privilege
+        ) AND EXISTS (SELECT 1 FROM pg_roles AS r WHERE r.rolname = e.role_name)
         UNION ALL
-        SELECT 10, format('grant missing: %s on %s for %s', g.privilege, t.name, g.role_name)
-        FROM our_tables AS t
-        CROSS JOIN (VALUES
-            ('service_role', 'SELECT', false), ('lead_application', 'SELECT', false), ('lead_dashboard', 'SELECT', false),
-            ('service_role', 'INSERT', true), ('service_role', 'UPDATE', true), ('service_role', 'DELETE', true)
-        ) AS g (role_name, privilege, writes)
-        INNER JOIN pg_roles AS r ON r.rolname = g.role_name
-        WHERE NOT has_table_privilege(r.oid, t.oid, g.privilege)
-            AND (NOT g.writes OR (t.nspname = 'public' AND t.relname <> 'coordinator_monitoring') OR t.name = 'lead.task')
-        UNION ALL
-        SELECT 10, format('grant missing: EXECUTE on %s for %s', f.name, r.rolname)
-        FROM our_functions AS f
-        INNER JOIN pg_roles AS r ON r.rolname IN ('service_role', 'lead_application')
-        WHERE f.nspname = 'public' AND NOT has_function_privilege(r.oid, f.oid, 'EXECUTE')
-        UNION ALL
-        SELECT 11, format('grant too many: %s on %s for %s', a.privilege_type, t.name, o.role_name)
-        FROM our_tables AS t
-        INNER JOIN pg_class AS c ON c.oid = t.oid
-        CROSS JOIN LATERAL aclexplode(c.relacl) AS a
-        INNER JOIN outsiders AS o ON o.role_id = a.grantee
-        UNION ALL
-        SELECT 11, format('grant too many: %s on %s for %s', a.privilege_type, f.name, o.role_name)
-        FROM our_functions AS f
-        INNER JOIN pg_proc AS p ON p.oid = f.oid
-        CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
-        INNER JOIN outsiders AS o ON o.role_id = a.grantee
+        SELECT 11, format('grant too many: %s on %s for %s', a.privilege, regexp_replace(a.object, '^(TABLE|FUNCTION) ', ''), a.role_name)
+        FROM lead.actual_grants() AS a
+        LEFT JOIN lead.expected_grants() AS e ON e.object = a.object AND e.role_name = a.role_name AND e.privilege = a.privilege
+        WHERE e.object IS NULL OR a.with_option
         UNION ALL
         SELECT 12, format('function %s is not SECURITY DEFINER', f.name)
         FROM our_functions AS f WHERE f.nspname = 'public' AND NOT f.prosecdef
@@ -1413,11 +1432,12 @@ BEGIN
         SELECT 'scratch_database is true: any p_current_time is accepted; a production database must say false'
         WHERE lead.setting_text('scratch_database') = 'true'
         UNION ALL
-        SELECT format('%s %s was added by somebody else', f.kind, f.name)
-        FROM lead.object_fingerprints() AS f
-        WHERE f.kind NOT IN ('policy', 'trigger')
-            AND NOT EXISTS (SELECT 1 FROM lead.deployed_object AS d WHERE d.kind = f.kind AND d.name = f.name)
-            AND EXISTS (SELECT 1 FROM lead.deployed_object)
+        SELECT o.message FROM lead.object_problems() AS o WHERE NOT o.is_error AND EXISTS (SELECT 1 FROM lead.deployed_object)
+        UNION ALL
+        SELECT 'everybody may create objects in schema public: REVOKE CREATE ON SCHEMA public FROM PUBLIC'
+        FROM pg_namespace AS n
+        CROSS JOIN LATERAL aclexplode(n.nspacl) AS a
+        WHERE n.nspname = 'public' AND a.grantee = 0 AND a.privilege_type = 'CREATE'
     ) AS w;
 
     RETURN jsonb_build_object(
@@ -1432,8 +1452,8 @@ $$;
 
 DO $$
 BEGIN
+    PERFORM lead.record_functions();
     PERFORM lead.apply_security();
-    PERFORM lead.record_deployed_objects();
 END;
 $$;
 COMMIT;

@@ -15,8 +15,12 @@ SET LOCAL lock_timeout = '10s';
 
 DO $$
 BEGIN
-    IF to_regclass('lead.coordinator') IS NULL THEN
+    IF to_regclass('lead.coordinator') IS NULL OR to_regproc('lead.schema_version') IS NULL THEN
         RAISE EXCEPTION 'sql/database-schema.sql is not deployed: run it first';
+    END IF;
+    IF lead.schema_version() <> '0.2.0' THEN
+        RAISE EXCEPTION 'version: sql/database-schema.sql is deployed in %, this file is of 0.2.0', lead.schema_version()
+            USING ERRCODE = 'LC006', HINT = 'apply the four files of one version, sql/database-schema.sql first';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('lead_coordinator.deploy', 0));
 END;
@@ -87,17 +91,37 @@ END;
 $$;
 
 -- Counting ---------------------------------------------------------------------------------------------------------
+-- Folds the log of differences once it is well longer than what it folds to. SKIP LOCKED: two that fold take different rows.
 CREATE OR REPLACE FUNCTION lead.fold_queue_depth() RETURNS void
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
+BEGIN
+    IF (SELECT count(*) FROM (SELECT 1 FROM lead.queue_depth_delta LIMIT 1025) AS noted) <= 1024
+        OR (SELECT count(*) < 4 * count(DISTINCT (d.task_type, d.lane, d.status)) FROM lead.queue_depth_delta AS d) THEN
+        RETURN;
+    END IF;
     WITH folded AS (
         DELETE FROM lead.queue_depth_delta AS d
-        WHERE d.ctid = ANY (ARRAY(SELECT f.ctid FROM lead.queue_depth_delta AS f LIMIT 50000 FOR UPDATE SKIP LOCKED))
-            AND (SELECT count(*) FROM (SELECT 1 FROM lead.queue_depth_delta LIMIT 129) AS noted) > 128
-        RETURNING d.task_type, d.status, d.tasks
+        WHERE d.ctid = ANY (ARRAY(SELECT f.ctid FROM lead.queue_depth_delta AS f LIMIT 100000 FOR UPDATE SKIP LOCKED))
+        RETURNING d.task_type, d.lane, d.status, d.tasks
     )
-    INSERT INTO lead.queue_depth_delta (task_type, status, tasks)
-    SELECT f.task_type, f.status, sum(f.tasks)::integer FROM folded AS f GROUP BY f.task_type, f.status HAVING sum(f.tasks) <> 0;
+    INSERT INTO lead.queue_depth_delta (task_type, lane, status, tasks)
+    SELECT f.task_type, f.lane, f.status, sum(f.tasks)::integer
+    FROM folded AS f GROUP BY f.task_type, f.lane, f.status HAVING sum(f.tasks) <> 0;
+END;
+$$;
+
+-- What may be claimed, by tenant ('' is none): a paused tenant's tasks wait.
+CREATE OR REPLACE FUNCTION lead.claimable_lanes(p_task_type text) RETURNS TABLE (lane text, tasks bigint, fair_weight numeric)
+LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT d.lane, d.tasks, coalesce(t.fair_weight, 1)
+    FROM (
+        SELECT q.lane, sum(q.tasks) AS tasks FROM lead.queue_depth_delta AS q
+        WHERE q.task_type = p_task_type AND q.status = 'queued' GROUP BY q.lane HAVING sum(q.tasks) > 0
+    ) AS d
+    LEFT JOIN lead.tenant AS t ON t.tenant = d.lane
+    WHERE t.mode IS DISTINCT FROM 'paused';
 $$;
 
 CREATE OR REPLACE FUNCTION lead.queue_depth(p_task_type text, p_status text) RETURNS bigint
@@ -113,10 +137,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 RETURN (
     SELECT min(oldest.queued_at)
-    FROM generate_series(0, 100) AS s (score),
+    FROM lead.claimable_lanes(p_task_type) AS l,
+    generate_series(0, 100) AS s (score),
     LATERAL (
         SELECT t.queued_at FROM lead.task AS t
-        WHERE t.task_type = p_task_type AND t.status = 'queued' AND t.score = s.score::smallint
+        WHERE t.task_type = p_task_type AND coalesce(t.tenant, '') = l.lane AND t.status = 'queued' AND t.score = s.score::smallint
         ORDER BY t.queued_at, t.id LIMIT 1
     ) AS oldest
 );
@@ -318,13 +343,18 @@ BEGIN
 END;
 $$;
 
-CREATE OR REPLACE FUNCTION public.cancel_task(p_task_id bigint, p_reason text, p_current_time timestamptz DEFAULT now()) RETURNS boolean
+-- The first version's, without p_actor: beside the new one a call with two arguments would be ambiguous.
+DROP FUNCTION IF EXISTS public.cancel_task(bigint, text, timestamptz);
+CREATE OR REPLACE FUNCTION public.cancel_task(
+    p_task_id bigint, p_reason text, p_actor text DEFAULT NULL, p_current_time timestamptz DEFAULT now()
+) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 DECLARE
     v_status text;
 BEGIN
     PERFORM lead.check_name('p_reason', p_reason);
+    PERFORM lead.check_actor(p_actor);
     SELECT t.status INTO v_status FROM lead.task AS t WHERE t.id = p_task_id FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'p_task_id: there is no task %', p_task_id USING ERRCODE = 'LC005';
@@ -336,6 +366,7 @@ BEGIN
     UPDATE lead.task AS t
     SET status = 'cancelled', processed_at = p_current_time, deferred_until = NULL, defer_reason = NULL, last_error_message = lead.sanitise(p_reason)
     WHERE t.id = p_task_id;
+    PERFORM lead.audit('cancel_task', 'task:' || p_task_id, jsonb_build_object('status', v_status), '{"status": "cancelled"}', p_reason, p_actor);
     RETURN true;
 END;
 $$;
@@ -354,7 +385,8 @@ BEGIN
         'task_attempts', (SELECT coalesce(jsonb_agg(to_jsonb(a) ORDER BY a.ended_at), '[]') FROM lead.task_attempt AS a WHERE a.task_id = p_task_id),
         'calls', (SELECT coalesce(jsonb_agg(to_jsonb(c) ORDER BY c.id), '[]') FROM lead.api_call AS c WHERE c.task_id = p_task_id),
         'publication', (SELECT to_jsonb(p) FROM lead.publication AS p WHERE p.task_id = p_task_id ORDER BY p.id DESC LIMIT 1),
-        'dead_letter', (SELECT to_jsonb(d) FROM lead.dead_letter AS d WHERE d.task_id = p_task_id)
+        'dead_letter', (SELECT to_jsonb(d) FROM lead.dead_letter AS d WHERE d.task_id = p_task_id AND d.resolution IS NULL),
+        'dead_letters', (SELECT coalesce(jsonb_agg(to_jsonb(d) ORDER BY d.id), '[]') FROM lead.dead_letter AS d WHERE d.task_id = p_task_id)
     );
 END;
 $$;
@@ -380,42 +412,102 @@ BEGIN
 END;
 $$;
 
--- The best p_limit tasks of a type, locked. The effective score of a task is its score, and starvation_points more once it has
--- waited starvation_minutes. For each effective score from the top two ranges of one index are probed: those who starve, and
+-- The best p_limit tasks of a type and tenant, locked. The effective score of a task is its score, and p_points more once it has
+-- waited since p_starving_since. For each effective score from the top two ranges of one index are probed: those who starve, and
 -- those who do not; it ends as soon as the batch is full. Exact for any time, and nothing is sorted or written.
-CREATE OR REPLACE FUNCTION lead.pick_tasks(p_task_type text, p_limit integer, p_current_time timestamptz) RETURNS bigint[]
+CREATE OR REPLACE FUNCTION lead.pick_lane(
+    p_task_type text, p_lane text, p_limit integer, p_points integer, p_starving_since timestamptz
+) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_memoize = off SET jit = off
 AS $$
-DECLARE
-    v_points integer := lead.setting_number('starvation_points');
-    v_starving_since timestamptz := p_current_time - lead.seconds(60 * lead.setting_number('starvation_minutes'));
-    v_isolated_from integer := greatest(1, lead.setting_number('stall_limit')::integer - 1);
-    v_picked bigint[];
-    v_alone boolean;
 BEGIN
-    v_picked := ARRAY(
+    RETURN ARRAY(
         SELECT picked.id
-        FROM generate_series(100 + v_points, 0, -1) AS e (effective_score),
+        FROM generate_series(100 + p_points, 0, -1) AS e (effective_score),
         LATERAL (VALUES
-            (e.effective_score - v_points, '-infinity'::timestamptz, v_starving_since),
-            (e.effective_score, v_starving_since + interval '1 microsecond', 'infinity'::timestamptz)
+            (e.effective_score - p_points, '-infinity'::timestamptz, p_starving_since),
+            (e.effective_score, p_starving_since + interval '1 microsecond', 'infinity'::timestamptz)
         ) AS range (score, queued_from, queued_to),
         LATERAL (
             SELECT t.id
             FROM lead.task AS t
             WHERE range.score BETWEEN 0 AND 100
-                AND t.task_type = p_task_type AND t.status = 'queued' AND t.score = range.score::smallint
-                AND t.queued_at BETWEEN range.queued_from AND range.queued_to
+                AND t.task_type = p_task_type AND coalesce(t.tenant, '') = p_lane AND t.status = 'queued'
+                AND t.score = range.score::smallint AND t.queued_at BETWEEN range.queued_from AND range.queued_to
             ORDER BY t.queued_at, t.id
             LIMIT p_limit
             FOR UPDATE OF t SKIP LOCKED
         ) AS picked
         LIMIT p_limit
     );
+END;
+$$;
+
+-- How many of a batch go to which tenant: each next place to the one whose virtual time would be least after it. Charges them.
+CREATE OR REPLACE FUNCTION lead.share_batch(p_task_type text, p_limit integer) RETURNS TABLE (lane text, places integer)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_scope text := 'lane:' || p_task_type;
+    v_clock numeric;
+BEGIN
+    SELECT f.virtual_time INTO v_clock FROM lead.fair_share AS f WHERE f.scope = 'clock' AND f.key = v_scope FOR UPDATE;
+    v_clock := coalesce(v_clock, 0);
+    RETURN QUERY
+    WITH waiting AS (
+        SELECT l.lane, l.tasks, l.fair_weight, greatest(v_clock, coalesce(f.virtual_time, v_clock)) AS virtual_time
+        FROM lead.claimable_lanes(p_task_type) AS l
+        LEFT JOIN lead.fair_share AS f ON f.scope = v_scope AND f.key = l.lane
+    ), placed AS (
+        SELECT w.lane
+        FROM waiting AS w, generate_series(1, least(p_limit, w.tasks)::integer) AS n
+        ORDER BY w.virtual_time + n / w.fair_weight, w.lane
+        LIMIT p_limit
+    ), given AS (
+        SELECT p.lane, count(*)::integer AS places FROM placed AS p GROUP BY p.lane
+    ), charged AS (
+        INSERT INTO lead.fair_share AS f (scope, key, virtual_time)
+        SELECT v_scope, w.lane, w.virtual_time + g.places / w.fair_weight
+        FROM given AS g INNER JOIN waiting AS w ON w.lane = g.lane ORDER BY w.lane
+        ON CONFLICT (scope, key) DO UPDATE SET virtual_time = excluded.virtual_time
+    ), clocked AS (
+        INSERT INTO lead.fair_share AS f (scope, key, virtual_time)
+        SELECT 'clock', v_scope, min(w.virtual_time + coalesce(g.places, 0) / w.fair_weight)
+        FROM waiting AS w LEFT JOIN given AS g ON g.lane = w.lane HAVING count(*) > 0
+        ON CONFLICT (scope, key) DO UPDATE SET virtual_time = greatest(f.virtual_time, excluded.virtual_time)
+    )
+    SELECT g.lane, g.places FROM given AS g ORDER BY g.lane;
+END;
+$$;
+
+-- The best p_limit tasks of a type, locked: over tenants by fair shares, within a tenant by effective score.
+CREATE OR REPLACE FUNCTION lead.pick_tasks(p_task_type text, p_limit integer, p_current_time timestamptz) RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_points integer := lead.setting_number('starvation_points');
+    v_starving_since timestamptz := p_current_time - lead.seconds(60 * lead.setting_number('starvation_minutes'));
+    v_isolated_from integer := greatest(1, lead.setting_number('stall_limit')::integer - 1);
+    v_lanes text[] := ARRAY(SELECT l.lane FROM lead.claimable_lanes(p_task_type) AS l);
+    v_share record;
+    v_picked bigint[] := '{}';
+    v_suspects boolean;
+BEGIN
+    IF cardinality(v_lanes) = 1 THEN
+        v_picked := lead.pick_lane(p_task_type, v_lanes[1], p_limit, v_points, v_starving_since);
+    ELSIF cardinality(v_lanes) > 1 THEN
+        FOR v_share IN SELECT s.lane, s.places FROM lead.share_batch(p_task_type, p_limit) AS s LOOP
+            v_picked := v_picked || lead.pick_lane(p_task_type, v_share.lane, v_share.places, v_points, v_starving_since);
+        END LOOP;
+    END IF;
     -- A task that was lost with its run again and again may be what kills the run: it goes alone, so that it takes no other along.
-    SELECT t.stalls >= v_isolated_from INTO v_alone FROM lead.task AS t WHERE t.id = v_picked[1];
-    IF v_alone THEN
+    SELECT bool_or(t.stalls >= v_isolated_from) INTO v_suspects FROM lead.task AS t WHERE t.id = ANY (v_picked) AND t.stalls > 0;
+    IF v_suspects IS NOT TRUE THEN
+        RETURN v_picked;
+    END IF;
+    IF (SELECT t.stalls >= v_isolated_from FROM lead.task AS t WHERE t.id = v_picked[1]) THEN
         RETURN v_picked[1:1];
     END IF;
     RETURN ARRAY(
@@ -444,6 +536,61 @@ BEGIN
     RETURN v_claimed;
 END;
 $$;
+
+-- Pausing ------------------------------------------------------------------------------------------------------------
+-- A type, or a tenant of all types: exactly one of the two is given.
+CREATE OR REPLACE FUNCTION lead.set_mode(
+    p_task_type text, p_tenant text, p_mode text, p_actor text, p_reason text, p_current_time timestamptz
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_was text;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.check_name('p_actor', p_actor);
+    PERFORM lead.check_name('p_reason', p_reason);
+    IF (p_task_type IS NULL) = (p_tenant IS NULL) THEN
+        PERFORM lead.refuse('p_task_type', p_task_type, 'either p_task_type or p_tenant is needed');
+    END IF;
+    PERFORM set_config('lead.actor', p_actor, true), set_config('lead.reason', p_reason, true);
+    IF p_task_type IS NOT NULL THEN
+        SELECT p.mode INTO v_was FROM lead.workflow_policy AS p WHERE p.task_type = p_task_type FOR UPDATE;
+        IF NOT FOUND THEN
+            PERFORM lead.refuse('p_task_type', p_task_type,
+                (SELECT 'one of ' || string_agg(p.task_type, ', ' ORDER BY p.task_type) || ' is needed' FROM lead.workflow_policy AS p));
+        END IF;
+        UPDATE lead.workflow_policy AS p SET mode = p_mode, updated_at = p_current_time WHERE p.task_type = p_task_type AND p.mode <> p_mode;
+    ELSE
+        PERFORM lead.check_name('p_tenant', p_tenant);
+        INSERT INTO lead.tenant (tenant) VALUES (p_tenant) ON CONFLICT (tenant) DO NOTHING;
+        SELECT t.mode INTO v_was FROM lead.tenant AS t WHERE t.tenant = p_tenant FOR UPDATE;
+        UPDATE lead.tenant AS t SET mode = p_mode, updated_at = p_current_time WHERE t.tenant = p_tenant AND t.mode <> p_mode;
+    END IF;
+    RETURN jsonb_build_object('mode', p_mode, 'was', v_was, 'waiting', (
+        SELECT coalesce(sum(d.tasks), 0) FROM lead.queue_depth_delta AS d
+        WHERE d.status = 'queued' AND (d.task_type = p_task_type OR d.lane = p_tenant)
+    ));
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.pause_queue(
+    p_task_type text, p_tenant text, p_actor text, p_reason text, p_current_time timestamptz DEFAULT now()
+) RETURNS jsonb
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+RETURN lead.set_mode(p_task_type, p_tenant, 'paused', p_actor, p_reason, p_current_time);
+
+CREATE OR REPLACE FUNCTION public.drain_queue(
+    p_task_type text, p_tenant text, p_actor text, p_reason text, p_current_time timestamptz DEFAULT now()
+) RETURNS jsonb
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+RETURN lead.set_mode(p_task_type, p_tenant, 'draining', p_actor, p_reason, p_current_time);
+
+CREATE OR REPLACE FUNCTION public.resume_queue(
+    p_task_type text, p_tenant text, p_actor text, p_reason text, p_current_time timestamptz DEFAULT now()
+) RETURNS jsonb
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+RETURN lead.set_mode(p_task_type, p_tenant, 'open', p_actor, p_reason, p_current_time);
 
 -- Circuit breakers -------------------------------------------------------------------------------------------------
 -- May a call or a run go? Closed: yes. Open: not before its time; then half-open, which lets 1, 2, 4 … probes through.
@@ -605,6 +752,31 @@ AS $$
     SELECT lead.budget_settle(p_day, 'workflow', p_workflow_type, p_held, p_spent);
 $$;
 
+-- What of the day's budget work of a priority may use by now: a head start, then with the clock; the higher the priority,
+-- the less it is held back. Of the day as it is: 23 or 25 hours twice a year.
+CREATE OR REPLACE FUNCTION lead.paced_budget(p_priority integer, p_current_time timestamptz) RETURNS numeric
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_limit numeric := lead.setting_number('daily_budget_usd');
+    v_zone text := lead.setting_text('coordinator_timezone');
+    v_day date := lead.budget_day(p_current_time);
+    v_from timestamptz := v_day::timestamp AT TIME ZONE v_zone;
+    v_until timestamptz := (v_day + 1)::timestamp AT TIME ZONE v_zone;
+    v_head numeric := lead.setting_number('pacing_head_start_percent') / 100;
+    v_free numeric := lead.setting_number('pacing_free_priority');
+    v_by_clock numeric;
+    v_by_priority numeric;
+BEGIN
+    IF lead.setting_text('pacing_enabled') <> 'true' THEN
+        RETURN v_limit;
+    END IF;
+    v_by_clock := v_head + (1 - v_head) * extract(EPOCH FROM p_current_time - v_from) / extract(EPOCH FROM v_until - v_from);
+    v_by_priority := CASE WHEN v_free >= 100 THEN 0 ELSE greatest(0, least(1, (p_priority - v_free) / (100 - v_free))) END;
+    RETURN v_limit * (v_by_clock + (1 - v_by_clock) * v_by_priority);
+END;
+$$;
+
 -- Capacity: what a decision may use ----------------------------------------------------------------------------------
 -- What a run of a type needs: the most its last twenty runs took and a tenth, or the policy's figure while nothing is known.
 CREATE OR REPLACE FUNCTION lead.run_memory_mb(p_workflow_type text) RETURNS integer
@@ -636,7 +808,7 @@ BEGIN
     max_concurrent := lead.setting_number('max_concurrent_workflows');
     SELECT count(*), coalesce(sum(w.memory_allocated_mb), 0) INTO active, memory_used_mb
     FROM public.workflow_orchestration AS w
-    WHERE w.status IN ('pending', 'analyzing', 'dispatching', 'running') AND w.reserved_at IS NOT NULL;
+    WHERE w.status IN ('pending', 'analyzing', 'dispatching', 'running') AND w.reserved_at IS NOT NULL AND NOT w.is_external;
     SELECT active + count(*), coalesce(sum(r.memory_mb), 0) INTO active, v_reserved_memory FROM lead.plan_reservation AS r;
     free_slots := greatest(0, max_concurrent - active);
 
@@ -650,7 +822,8 @@ BEGIN
     memory_used_mb := memory_used_mb + v_reserved_memory + coalesce(
         (
             SELECT h.metric_value::integer FROM public.system_health AS h
-            WHERE h.metric_name = 'platform_baseline_memory_mb' AND h.last_updated > p_current_time - interval '5 minutes'
+            WHERE h.metric_name = 'platform_baseline_memory_mb'
+                AND h.last_updated > p_current_time - lead.seconds(lead.setting_number('memory_report_seconds'))
         ),
         lead.setting_number('memory_baseline_mb')::integer
     );
@@ -706,7 +879,7 @@ BEGIN
     v_starving_since := p_current_time - lead.seconds(60 * lead.setting_number('starvation_minutes'));
 
     FOR v_policy IN SELECT p.* FROM lead.workflow_policy AS p ORDER BY p.base_priority DESC, p.workflow_type LOOP
-        v_pending := lead.queue_depth(v_policy.task_type, 'queued');
+        SELECT coalesce(sum(l.tasks), 0) INTO v_pending FROM lead.claimable_lanes(v_policy.task_type) AS l;
         v_oldest := CASE WHEN v_pending > 0 THEN lead.oldest_queued(v_policy.task_type) END;
         SELECT max(w.created_at) INTO v_last FROM (
             SELECT e.created_at FROM public.workflow_orchestration AS e
@@ -746,6 +919,8 @@ BEGIN
         v_execute := false;
         IF NOT v_policy.enabled THEN
             v_reasoning := v_reasoning || format('not now: disabled by policy (%s)', coalesce(v_policy.disabled_reason, 'by an operator'));
+        ELSIF v_policy.mode = 'paused' THEN
+            v_reasoning := v_reasoning || 'not now: paused by an operator'::text;
         ELSIF v_pending = 0 THEN
             v_reasoning := v_reasoning || 'not now: nothing waits'::text;
         ELSIF v_breaker.state = 'open' AND v_breaker.retry_at > p_current_time THEN
@@ -910,6 +1085,8 @@ DECLARE
     v_budget numeric;
     v_memory integer;
     v_memory_left integer;
+    v_clock numeric;
+    v_paced numeric;
     v_others_enabled boolean;
     v_slots jsonb := '{}';
     v_type record;
@@ -935,6 +1112,7 @@ BEGIN
     v_budget := least(v_capacity.budget_remaining_usd, coalesce((v_constraints ->> 'budget_remaining_usd')::numeric, v_capacity.budget_remaining_usd));
     v_memory := least(v_capacity.memory_remaining_mb, coalesce((v_constraints ->> 'memory_remaining_mb')::integer, v_capacity.memory_remaining_mb));
     v_memory_left := v_memory;
+    SELECT coalesce(max(f.virtual_time), 0) INTO v_clock FROM lead.fair_share AS f WHERE f.scope = 'clock' AND f.key = 'type';
     SELECT count(*) > 1 INTO v_others_enabled FROM lead.workflow_policy AS p WHERE p.enabled;
 
     FOR v_type IN
@@ -953,13 +1131,15 @@ BEGIN
                 coalesce((t ->> 'pending_items')::bigint, 0) AS pending,
                 coalesce((v_slots ->> p.workflow_type)::integer, 0) AS given,
                 lead.run_memory_mb(p.workflow_type) AS run_memory_mb,
+                greatest(v_clock, coalesce(f.virtual_time, v_clock)) AS virtual_time,
                 (
                     SELECT count(*) FROM public.workflow_orchestration AS w
                     WHERE w.workflow_type = p.workflow_type AND w.status IN ('pending', 'analyzing', 'dispatching', 'running')
-                        AND w.reserved_at IS NOT NULL
+                        AND w.reserved_at IS NOT NULL AND NOT w.is_external
                 ) AS running
             FROM jsonb_array_elements(p_scheduled_tasks -> 'tasks') AS t
             INNER JOIN lead.workflow_policy AS p ON p.workflow_type = t ->> 'workflow_type'
+            LEFT JOIN lead.fair_share AS f ON f.scope = 'type' AND f.key = p.workflow_type
             WHERE (t ->> 'should_execute')::boolean
         ) AS c
         INNER JOIN lead.circuit_breaker AS b ON b.name = 'pipeline:' || c.workflow_type
@@ -972,7 +1152,7 @@ BEGIN
             )
             -- A half-open pipeline breaker lets its probes through, and no more.
             AND (b.state = 'closed' OR c.given + c.running < greatest(1, b.probe_limit))
-        ORDER BY (c.running + c.given) / c.fair_weight, c.priority DESC, c.workflow_type
+        ORDER BY (c.running + c.given) / c.fair_weight, c.virtual_time + c.given / c.fair_weight, c.priority DESC, c.workflow_type
         LIMIT 1;
         EXIT WHEN NOT FOUND;
         v_memory_left := v_memory_left - v_type.run_memory_mb;
@@ -998,10 +1178,15 @@ BEGIN
             END);
         END IF;
         FOR v_slot IN 1..v_type.slots LOOP
+            v_paced := greatest(0, lead.paced_budget(v_type.priority, p_current_time) - (v_capacity.budget_limit_usd - v_budget));
             v_affordable := CASE WHEN v_type.item_cost_limit_usd > 0
-                THEN least(v_type.max_batch, floor(v_budget / v_type.item_cost_limit_usd))::integer ELSE v_type.max_batch END;
+                THEN least(v_type.max_batch, floor(least(v_budget, v_paced) / v_type.item_cost_limit_usd))::integer ELSE v_type.max_batch END;
             v_batch := least(v_type.max_batch, v_left, v_affordable);
             v_short := CASE
+                WHEN v_batch < 1 AND v_budget >= v_type.item_cost_limit_usd THEN format(
+                    'pacing: %s of %s USD held or spent, %s may be by now at priority %s; %s of %s waiting tasks fit',
+                    round(v_capacity.budget_limit_usd - v_budget, 2), round(v_capacity.budget_limit_usd, 2),
+                    round(v_capacity.budget_limit_usd - v_budget + v_paced, 2), v_type.priority, v_affordable, v_type.pending)
                 WHEN v_batch < 1 THEN format('budget %s of %s USD held or spent; %s of %s waiting tasks fit', round(v_capacity.budget_limit_usd - v_budget, 2),
                     round(v_capacity.budget_limit_usd, 2), v_affordable, v_type.pending)
                 WHEN v_type.run_memory_mb > v_memory THEN format('a run needs %s MB and %s of %s MB are free', v_type.run_memory_mb, v_memory,
@@ -1116,12 +1301,12 @@ BEGIN
     BEGIN
         FOR v_workflow IN
             SELECT w ->> 'execution_id' AS execution_id, p.workflow_type, least((w ->> 'batch_size')::integer, p.max_batch) * p.item_cost_limit_usd AS amount,
-                lead.run_memory_mb(p.workflow_type) AS memory_mb, p.enabled
+                lead.run_memory_mb(p.workflow_type) AS memory_mb, p.enabled AND p.mode <> 'paused' AS may_run
             FROM jsonb_array_elements(p_execution_plan -> 'workflows_to_execute') AS w
             INNER JOIN lead.workflow_policy AS p ON p.workflow_type = w ->> 'workflow_type'
         LOOP
             SELECT a.* INTO v_admitted FROM lead.breaker_admit('pipeline:' || v_workflow.workflow_type, p_current_time) AS a;
-            IF NOT v_workflow.enabled OR NOT v_admitted.admitted
+            IF NOT v_workflow.may_run OR NOT v_admitted.admitted
                 OR NOT lead.execution_hold(v_day, v_workflow.workflow_type, v_workflow.amount) THEN
                 RAISE EXCEPTION 'does not fit' USING ERRCODE = 'LC000';
             END IF;
@@ -1169,6 +1354,24 @@ BEGIN
     INSERT INTO public.workflow_states (execution_id, state, previous_state, transition_reason, entered_at, state_data)
     VALUES (p_execution_id, p_state, v_previous.state, p_reason, p_current_time, coalesce(p_data, '{}'));
 END;
+$$;
+
+-- Charges a type for an execution, and moves the clock to whoever waits and was served least. Under the coordinator's lock.
+CREATE OR REPLACE FUNCTION lead.charge_type(p_workflow_type text, p_fair_weight numeric) RETURNS void
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    INSERT INTO lead.fair_share AS f (scope, key, virtual_time)
+    SELECT 'type', p_workflow_type, coalesce(max(c.virtual_time), 0) + 1 / p_fair_weight
+    FROM lead.fair_share AS c WHERE c.scope = 'clock' AND c.key = 'type'
+    ON CONFLICT (scope, key) DO UPDATE
+    SET virtual_time = greatest(f.virtual_time, excluded.virtual_time - 1 / p_fair_weight) + 1 / p_fair_weight;
+    INSERT INTO lead.fair_share AS f (scope, key, virtual_time)
+    SELECT 'clock', 'type', min(t.virtual_time)
+    FROM lead.fair_share AS t
+    INNER JOIN lead.workflow_policy AS p ON p.workflow_type = t.key
+    WHERE t.scope = 'type' AND (t.key = p_workflow_type OR lead.queue_depth(p.task_type, 'queued') > 0)
+    HAVING count(*) > 0
+    ON CONFLICT (scope, key) DO UPDATE SET virtual_time = greatest(f.virtual_time, excluded.virtual_time);
 $$;
 
 CREATE OR REPLACE FUNCTION public.create_execution_records(
@@ -1221,6 +1424,7 @@ BEGIN
         );
         PERFORM lead.record_execution_state(v_reservation.execution_id, 'DISPATCHING', format('%s tasks reserved', v_claimed), NULL, p_current_time);
         DELETE FROM lead.plan_reservation AS r WHERE r.execution_id = v_reservation.execution_id;
+        PERFORM lead.charge_type(v_reservation.workflow_type, v_policy.fair_weight);
         v_created := v_created + 1;
     END LOOP;
     RETURN v_created;
@@ -1506,7 +1710,7 @@ BEGIN
     v_reason := CASE
         WHEN v_execution.stop_requested IS NOT NULL THEN v_execution.stop_requested
         WHEN v_execution.timeout_at <= p_current_time THEN format('timed out at %s', v_execution.timeout_at)
-        WHEN p_memory_mb > 2 * v_execution.memory_allocated_mb THEN format('uses %s MB, twice its allocation of %s MB is allowed', p_memory_mb,
+        WHEN NOT v_execution.is_external AND p_memory_mb > 2 * v_execution.memory_allocated_mb THEN format('uses %s MB, twice its allocation of %s MB is allowed', p_memory_mb,
             v_execution.memory_allocated_mb)
     END;
     UPDATE public.workflow_orchestration AS w
@@ -1559,15 +1763,31 @@ CREATE OR REPLACE FUNCTION lead.bury_task(
 ) RETURNS void
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
-    INSERT INTO lead.dead_letter (task_id, task_type, tenant, reason, error_class, error_message, context, created_at)
+    INSERT INTO lead.dead_letter (task_id, task_type, tenant, reason, error_class, error_message, context, times_replayed, created_at)
     VALUES (p_task.id, p_task.task_type, p_task.tenant, p_reason, p_error_class, p_error_message,
         coalesce(p_context, '{}') || jsonb_build_object(
             'execution_id', p_task.execution_id, 'attempts', p_task.attempts, 'stalls', p_task.stalls, 'deferrals', p_task.deferrals,
             'history', (SELECT coalesce(jsonb_agg(to_jsonb(a) - 'task_id' ORDER BY a.ended_at), '[]') FROM lead.task_attempt AS a WHERE a.task_id = p_task.id)
-        ), p_current_time)
-    ON CONFLICT (task_id) DO UPDATE
+        ),
+        (SELECT count(*) FROM lead.dead_letter AS d WHERE d.task_id = p_task.id AND d.resolution = 'replayed'), p_current_time)
+    ON CONFLICT (task_id) WHERE resolution IS NULL DO UPDATE
     SET reason = excluded.reason, error_class = excluded.error_class, error_message = excluded.error_message, context = excluded.context,
         created_at = excluded.created_at;
+$$;
+
+-- Tasks that waited only for those that have just completed.
+CREATE OR REPLACE FUNCTION lead.release_dependants(p_completed bigint[], p_current_time timestamptz) RETURNS void
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    WITH freed AS (
+        DELETE FROM lead.task_dependency AS d WHERE d.depends_on = ANY (p_completed) RETURNING d.task_id
+    )
+    UPDATE lead.task AS t
+    SET status = CASE WHEN t.not_before > p_current_time THEN 'deferred' ELSE 'queued' END, queued_at = p_current_time,
+        deferred_until = CASE WHEN t.not_before > p_current_time THEN t.not_before END,
+        defer_reason = CASE WHEN t.not_before > p_current_time THEN 'not before ' || t.not_before END
+    WHERE t.id IN (SELECT f.task_id FROM freed AS f) AND t.status = 'deferred' AND t.deferred_until IS NULL
+        AND NOT EXISTS (SELECT 1 FROM lead.task_dependency AS o WHERE o.task_id = t.id AND o.depends_on <> ALL (p_completed));
 $$;
 
 CREATE OR REPLACE FUNCTION public.complete_task(
@@ -1601,16 +1821,7 @@ BEGIN
         quality_scores = w.quality_scores + (v_quality IS NOT NULL)::integer, quality_sum = w.quality_sum + coalesce(v_quality, 0)
     WHERE w.id = v_execution.id;
 
-    WITH freed AS (
-        DELETE FROM lead.task_dependency AS d WHERE d.depends_on = p_task_id RETURNING d.task_id
-    )
-    UPDATE lead.task AS t
-    SET status = CASE WHEN t.not_before > p_current_time THEN 'deferred' ELSE 'queued' END, queued_at = p_current_time,
-        deferred_until = CASE WHEN t.not_before > p_current_time THEN t.not_before END,
-        defer_reason = CASE WHEN t.not_before > p_current_time THEN 'not before ' || t.not_before END
-    FROM freed AS f
-    WHERE t.id = f.task_id AND t.status = 'deferred' AND t.deferred_until IS NULL
-        AND NOT EXISTS (SELECT 1 FROM lead.task_dependency AS o WHERE o.task_id = t.id AND o.depends_on <> p_task_id);
+    PERFORM lead.release_dependants(ARRAY[p_task_id], p_current_time);
 END;
 $$;
 
@@ -1757,7 +1968,7 @@ BEGIN
             UPDATE lead.api_call AS c SET status = 'settled', outcome = 'unanswered', cost_usd = c.max_cost_usd, settled_at = p_current_time
             WHERE c.id = v_call.id;
             PERFORM lead.breaker_record('provider:' || v_call.provider, 'neutral', v_call.is_probe, false, NULL, p_current_time);
-            PERFORM lead.budget_settle(v_call.budget_day, 'provider', v_call.provider, v_call.max_cost_usd, v_call.max_cost_usd);
+            PERFORM lead.call_settle(v_call, v_call.max_cost_usd);
             v_settled := v_settled + 1;
         END IF;
     END LOOP;
@@ -1796,10 +2007,13 @@ BEGIN
             'api_calls', v_calls)
     WHERE w.id = p_execution.id
     RETURNING w.* INTO v_execution;
-    PERFORM lead.record_execution_state(
-        p_execution.execution_id, CASE WHEN p_status = 'completed' THEN 'COMPLETED' WHEN p_status = 'cancelled' THEN 'COOLDOWN' ELSE 'ERROR_RECOVERY' END,
-        p_reason, NULL, p_current_time
-    );
+    IF NOT p_execution.is_external THEN
+        PERFORM lead.record_execution_state(
+            p_execution.execution_id,
+            CASE WHEN p_status = 'completed' THEN 'COMPLETED' WHEN p_status = 'cancelled' THEN 'COOLDOWN' ELSE 'ERROR_RECOVERY' END,
+            p_reason, NULL, p_current_time
+        );
+    END IF;
     PERFORM lead.roll_up_execution(v_execution, v_calls, p_current_time);
     PERFORM lead.breaker_record(
         'pipeline:' || v_execution.workflow_type,
@@ -1828,6 +2042,140 @@ BEGIN
     END IF;
     RETURN lead.end_execution(lead.held_execution(p_execution_id, p_fence), p_status, 'run ended as ' || p_status, false,
         lead.sanitise(p_output), lead.sanitise(p_error), p_current_time);
+END;
+$$;
+
+-- Workers of one's own -------------------------------------------------------------------------------------------------
+-- Claims a batch at once, without a plan, a row a task: for workers that bring their own capacity. They take none of our slots;
+-- what they call is limited and paid like any call, held from the day as they go. No row: nothing waits, or the type is paused.
+CREATE OR REPLACE FUNCTION public.claim_tasks(
+    p_worker_id text, p_task_type text, p_limit integer DEFAULT 1, p_lease_seconds integer DEFAULT 60,
+    p_current_time timestamptz DEFAULT clock_timestamp()
+) RETURNS TABLE (
+    execution_id text, fence bigint, task_id bigint, payload jsonb, attempt integer, value_usd numeric, deadline_at timestamptz,
+    tenant text, submitted_at timestamptz
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_policy lead.workflow_policy;
+    v_fence bigint;
+    v_execution_id text;
+    v_picked bigint[];
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.check_name('p_worker_id', p_worker_id);
+    IF p_limit IS NULL OR p_limit NOT BETWEEN 1 AND 10000 THEN
+        PERFORM lead.refuse('p_limit', p_limit::text, '1 to 10000 tasks are allowed');
+    END IF;
+    IF p_lease_seconds IS NULL OR p_lease_seconds NOT BETWEEN 5 AND 86400 THEN
+        PERFORM lead.refuse('p_lease_seconds', p_lease_seconds::text, '5 to 86400 seconds are allowed');
+    END IF;
+    SELECT p.* INTO v_policy FROM lead.workflow_policy AS p WHERE p.task_type = p_task_type;
+    IF NOT FOUND THEN
+        PERFORM lead.refuse('p_task_type', p_task_type,
+            (SELECT 'one of ' || string_agg(p.task_type, ', ' ORDER BY p.task_type) || ' is needed' FROM lead.workflow_policy AS p));
+    END IF;
+    IF v_policy.mode = 'paused' THEN
+        RETURN;
+    END IF;
+    v_picked := lead.pick_tasks(p_task_type, p_limit, p_current_time);
+    PERFORM lead.fold_queue_depth();
+    IF cardinality(v_picked) = 0 THEN
+        RETURN;
+    END IF;
+    v_fence := nextval('lead.fence');
+    v_execution_id := split_part(v_policy.workflow_type, '_', 1) || '-claim-' || v_fence;
+    INSERT INTO public.workflow_orchestration (
+        execution_id, workflow_type, status, priority_score, scheduled_at, started_at, timeout_at, batch_size, worker_id, created_at,
+        updated_at, reserved_at, budget_day, run_id, fence, heartbeat_at, lease_expires_at, is_external
+    ) VALUES (
+        v_execution_id, v_policy.workflow_type, 'running', v_policy.base_priority, p_current_time, p_current_time,
+        p_current_time + greatest(lead.seconds(p_lease_seconds), lead.seconds(60 * lead.setting_number('execution_timeout_minutes'))),
+        cardinality(v_picked), p_worker_id, p_current_time, p_current_time, p_current_time, lead.budget_day(p_current_time), p_worker_id,
+        v_fence, p_current_time, p_current_time + lead.seconds(p_lease_seconds), true
+    );
+    RETURN QUERY
+    UPDATE lead.task AS t
+    SET status = 'processing', execution_id = v_execution_id, claimed_at = p_current_time
+    WHERE t.id = ANY (v_picked)
+    RETURNING v_execution_id, v_fence, t.id, t.payload, t.attempts + 1, t.value_usd, t.deadline_at, t.tenant, t.created_at;
+END;
+$$;
+
+-- Completes many tasks of an execution in one go: those of p_results ([{task_id, result}]), or all it still holds where that is
+-- NULL. With p_finish the execution ends too, and what it still held goes back.
+CREATE OR REPLACE FUNCTION public.complete_tasks(
+    p_execution_id text, p_fence bigint, p_results jsonb DEFAULT NULL, p_finish boolean DEFAULT true,
+    p_current_time timestamptz DEFAULT clock_timestamp()
+) RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_execution public.workflow_orchestration;
+    v_problem text;
+    v_ids bigint[];
+    v_completed integer;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    IF p_results IS NOT NULL THEN
+        IF jsonb_typeof(p_results) <> 'array' OR jsonb_array_length(p_results) > 10000 THEN
+            PERFORM lead.refuse('p_results', p_results::text, 'an array of at most 10000 {"task_id": …, "result": {…}} is needed');
+        END IF;
+        SELECT r::text INTO v_problem FROM jsonb_array_elements(p_results) AS r
+        WHERE jsonb_typeof(r) <> 'object' OR coalesce(r ->> 'task_id', '') !~ '^[1-9][0-9]{0,17}$'
+            OR jsonb_typeof(coalesce(r -> 'result', '{}')) <> 'object' LIMIT 1;
+        IF FOUND THEN
+            PERFORM lead.refuse('p_results', v_problem, 'each element needs a task_id and may have a result that is a JSON object');
+        END IF;
+        v_ids := ARRAY(SELECT DISTINCT (r ->> 'task_id')::bigint FROM jsonb_array_elements(p_results) AS r);
+    END IF;
+    v_execution := lead.held_execution(p_execution_id, p_fence);
+    IF p_results IS NULL AND v_execution.actual_cost = 0 THEN
+        WITH done AS (
+            UPDATE lead.task AS t
+            SET status = 'completed', processed_at = p_current_time, defer_reason = NULL, result = '{}'
+            WHERE t.execution_id = p_execution_id AND t.status = 'processing'
+            RETURNING t.id, t.attempts, t.claimed_at
+        ), ended AS (
+            INSERT INTO lead.task_attempt (task_id, attempt, execution_id, started_at, ended_at, outcome)
+            SELECT d.id, d.attempts + 1, p_execution_id, d.claimed_at, p_current_time, 'completed' FROM done AS d
+        )
+        SELECT count(*), array_agg(d.id) INTO v_completed, v_ids FROM done AS d;
+    ELSE
+    WITH done AS (
+        UPDATE lead.task AS t
+        SET status = 'completed', processed_at = p_current_time, defer_reason = NULL,
+            result = coalesce(given.result, '{}'), cost_usd = t.cost_usd + coalesce(paid.cost_usd, 0)
+        FROM lead.task AS held
+        LEFT JOIN (
+            SELECT (r ->> 'task_id')::bigint AS task_id, r -> 'result' AS result FROM jsonb_array_elements(p_results) AS r
+        ) AS given ON given.task_id = held.id
+        LEFT JOIN (
+            SELECT c.task_id, sum(c.cost_usd) AS cost_usd FROM lead.api_call AS c
+            WHERE c.execution_id = p_execution_id AND c.status = 'settled' GROUP BY c.task_id
+        ) AS paid ON paid.task_id = held.id
+        WHERE held.execution_id = p_execution_id AND held.status = 'processing' AND (p_results IS NULL OR held.id = ANY (v_ids))
+            AND t.id = held.id
+        RETURNING t.id, t.attempts, t.claimed_at, coalesce(paid.cost_usd, 0) AS cost_usd
+    ), ended AS (
+        INSERT INTO lead.task_attempt (task_id, attempt, execution_id, started_at, ended_at, outcome, cost_usd)
+        SELECT d.id, d.attempts + 1, p_execution_id, d.claimed_at, p_current_time, 'completed', d.cost_usd FROM done AS d
+    )
+    SELECT count(*), array_agg(d.id) INTO v_completed, v_ids FROM done AS d;
+    END IF;
+    IF EXISTS (SELECT 1 FROM lead.task_dependency AS d WHERE d.depends_on = ANY (v_ids)) THEN
+        PERFORM lead.release_dependants(v_ids, p_current_time);
+    END IF;
+    UPDATE public.workflow_orchestration AS w
+    SET tasks_completed = w.tasks_completed + v_completed, updated_at = p_current_time
+    WHERE w.id = v_execution.id
+    RETURNING w.* INTO v_execution;
+    IF p_finish THEN
+        PERFORM lead.end_execution(v_execution, 'completed', 'run ended as completed', false, NULL, NULL, p_current_time);
+    END IF;
+    RETURN v_completed;
 END;
 $$;
 
@@ -1948,6 +2296,7 @@ BEGIN
         v_amount := least(greatest(v_execution.batch_size, 1), v_policy.max_batch) * v_policy.item_cost_limit_usd;
         v_reason := CASE
             WHEN NOT v_policy.enabled THEN format('%s is disabled by policy: %s', v_policy.workflow_type, coalesce(v_policy.disabled_reason, 'by an operator'))
+            WHEN v_policy.mode = 'paused' THEN format('%s is paused by an operator', v_policy.workflow_type)
             WHEN lead.queue_depth(v_policy.task_type, 'queued') = 0 THEN format('no %s task waits', v_policy.task_type)
         END;
         IF v_reason IS NULL AND (v_capacity.free_slots = 0 OR v_capacity.memory_remaining_mb < v_memory
@@ -1987,6 +2336,34 @@ END;
 $$;
 
 -- Calls to providers -------------------------------------------------------------------------------------------------
+-- Holds a call's maximum in its provider's and its tenant's account, both or neither.
+CREATE OR REPLACE FUNCTION lead.call_hold(p_day date, p_provider text, p_provider_limit numeric, p_tenant text, p_amount numeric) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    IF NOT lead.budget_hold(p_day, 'provider', p_provider, p_amount, p_provider_limit) THEN
+        RETURN false;
+    END IF;
+    IF p_tenant IS NOT NULL AND NOT lead.budget_hold(p_day, 'tenant', p_tenant, p_amount,
+        (SELECT t.daily_cost_limit_usd FROM lead.tenant AS t WHERE t.tenant = p_tenant)) THEN
+        PERFORM lead.budget_settle(p_day, 'provider', p_provider, p_amount, 0);
+        RETURN false;
+    END IF;
+    RETURN true;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION lead.call_settle(p_call lead.api_call, p_spent numeric) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    PERFORM lead.budget_settle(p_call.budget_day, 'provider', p_call.provider, p_call.max_cost_usd, p_spent);
+    IF p_call.tenant IS NOT NULL THEN
+        PERFORM lead.budget_settle(p_call.budget_day, 'tenant', p_call.tenant, p_call.max_cost_usd, p_spent);
+    END IF;
+END;
+$$;
+
 CREATE OR REPLACE FUNCTION lead.release_call(p_call lead.api_call, p_current_time timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
@@ -1997,7 +2374,7 @@ BEGIN
     UPDATE public.workflow_orchestration AS w SET calls_held_usd = greatest(0, w.calls_held_usd - p_call.max_cost_usd)
     WHERE w.execution_id = p_call.execution_id;
     PERFORM lead.breaker_record('provider:' || p_call.provider, 'neutral', p_call.is_probe, false, NULL, p_current_time);
-    PERFORM lead.budget_settle(p_call.budget_day, 'provider', p_call.provider, p_call.max_cost_usd, 0);
+    PERFORM lead.call_settle(p_call, 0);
 END;
 $$;
 
@@ -2010,6 +2387,7 @@ AS $$
 DECLARE
     v_execution public.workflow_orchestration;
     v_attempt integer;
+    v_tenant text;
     v_item_limit numeric;
     v_item_committed numeric;
     v_candidate jsonb;
@@ -2031,7 +2409,7 @@ BEGIN
         PERFORM lead.refuse('p_candidates', p_candidates::text, 'an array of 1 to 20 candidates is needed');
     END IF;
     v_execution := lead.held_execution(p_execution_id, p_fence);
-    SELECT t.attempts + 1 INTO v_attempt FROM lead.task AS t
+    SELECT t.attempts + 1, t.tenant INTO v_attempt, v_tenant FROM lead.task AS t
     WHERE t.id = p_task_id AND t.status = 'processing' AND t.execution_id = p_execution_id;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'p_task_id: execution % does not hold task %', p_execution_id, coalesce(p_task_id::text, 'NULL') USING ERRCODE = 'LC002';
@@ -2079,11 +2457,12 @@ BEGIN
                     WHERE s.provider = v_provider.provider AND s.slot_no <= v_provider.adaptive_limit;
                     -- A slot that is free and locked is being taken or given back at this moment.
                     v_wait_ms := greatest(20, lead.milliseconds_until(v_next_free, p_current_time));
-                ELSIF NOT lead.budget_hold(v_execution.budget_day, 'provider', v_provider.provider, v_max, v_provider.daily_cost_limit) THEN
+                ELSIF NOT lead.call_hold(v_execution.budget_day, v_provider.provider, v_provider.daily_cost_limit, v_tenant, v_max) THEN
                     v_reason := 'budget';
                 ELSIF v_extra > 0 AND NOT lead.execution_hold(v_execution.budget_day, v_execution.workflow_type, v_extra) THEN
                     v_reason := 'budget';
                     PERFORM lead.budget_settle(v_execution.budget_day, 'provider', v_provider.provider, v_max, 0);
+                    PERFORM lead.budget_settle(v_execution.budget_day, 'tenant', v_tenant, v_max, 0);
                 END IF;
                 IF v_reason IS NOT NULL THEN
                     PERFORM lead.breaker_record('provider:' || v_provider.provider, 'neutral', v_admitted.is_probe, false, NULL, p_current_time);
@@ -2096,10 +2475,10 @@ BEGIN
         END IF;
 
         INSERT INTO lead.api_call (
-            execution_id, fence, task_id, attempt, step, provider, model, status, budget_day, max_cost_usd, input_tokens, is_probe, slot_no, use_by,
+            execution_id, fence, task_id, attempt, step, tenant, provider, model, status, budget_day, max_cost_usd, input_tokens, is_probe, slot_no, use_by,
             reserved_at
         ) VALUES (
-            p_execution_id, p_fence, p_task_id, v_attempt, p_step, v_provider.provider, v_candidate ->> 'model', 'reserved', v_execution.budget_day, v_max,
+            p_execution_id, p_fence, p_task_id, v_attempt, p_step, v_tenant, v_provider.provider, v_candidate ->> 'model', 'reserved', v_execution.budget_day, v_max,
             (v_candidate ->> 'input_tokens')::numeric::integer, v_admitted.is_probe, v_slot_no, p_current_time + lead.seconds(v_grant_seconds),
             p_current_time
         ) RETURNING id INTO v_call_id;
@@ -2228,7 +2607,7 @@ BEGIN
     END;
     v_state := lead.breaker_record('provider:' || v_call.provider, v_ending, v_call.is_probe, p_outcome IN ('auth_error', 'billing_stop'), p_error,
         p_current_time);
-    PERFORM lead.budget_settle(v_call.budget_day, 'provider', v_call.provider, v_call.max_cost_usd, v_cost);
+    PERFORM lead.call_settle(v_call, v_cost);
 
     UPDATE public.api_rate_limits AS r
     SET requests_used_current_minute = (SELECT count(*) FROM lead.rate_slot AS s WHERE s.provider = r.provider AND s.free_at > p_current_time),
@@ -2342,10 +2721,12 @@ DECLARE
     v_provider text;
     v_seeded jsonb := '[]';
     v_differing jsonb := '[]';
+    v_acting record;
 BEGIN
     IF jsonb_typeof(p_settings) IS DISTINCT FROM 'object' THEN
         PERFORM lead.refuse('p_settings', p_settings::text, 'an object of settings and their values is needed');
     END IF;
+    SELECT * INTO v_acting FROM lead.act_as(coalesce(nullif(current_setting('lead.actor', true), ''), 'configuration'), 'seeded from the environment');
     FOR v_given IN SELECT g.key, g.value FROM jsonb_each_text(p_settings) AS g ORDER BY g.key LOOP
         v_provider := substring(v_given.key FROM '^([a-z][a-z0-9_]*)_rate_limit_per_minute$');
         IF v_provider IS NULL THEN
@@ -2372,12 +2753,1336 @@ BEGIN
         END IF;
         v_seeded := v_seeded || to_jsonb(v_given.key);
     END LOOP;
+    PERFORM lead.act_as(v_acting.was_actor, v_acting.was_reason);
     RETURN jsonb_build_object('seeded', v_seeded, 'differing', v_differing);
+END;
+$$;
+
+-- Operations ---------------------------------------------------------------------------------------------------------
+-- What a person does to a running platform, each with who and why in lead.audit_log; and what a person asks it.
+INSERT INTO lead.setting (name, value, minimum, maximum, unit, description) VALUES
+('history_keep_days', '90', 1, 3650, 'days', 'prune_history deletes ended tasks, executions, ticks and usage older than this'),
+('dagster_keep_days', '14', 1, 3650, 'days', 'Ended Dagster runs with their event logs are deleted after this')
+ON CONFLICT (name) DO NOTHING;
+
+-- Dead rows of the tables that grow are taken up before they are a twentieth; set where missing, since it takes a lock.
+DO $$
+DECLARE
+    v_table record;
+BEGIN
+    FOR v_table IN
+        SELECT w.name, w.option, w.value
+        FROM (VALUES
+            ('lead.task_attempt', 'autovacuum_vacuum_scale_factor', '0.05'),
+            ('lead.api_call', 'autovacuum_vacuum_scale_factor', '0.05'),
+            ('lead.tick', 'autovacuum_vacuum_scale_factor', '0.05'),
+            ('lead.dead_letter', 'autovacuum_vacuum_scale_factor', '0.05'),
+            ('public.workflow_states', 'autovacuum_vacuum_scale_factor', '0.05'),
+            -- A state's duration is written once, when the next begins: room for that in the same page.
+            ('public.workflow_states', 'fillfactor', '90'),
+            ('public.resource_usage', 'autovacuum_vacuum_scale_factor', '0.05'),
+            ('lead.prune_progress', 'fillfactor', '50')
+        ) AS w (name, option, value)
+        INNER JOIN pg_class AS c ON c.oid = w.name::regclass
+        WHERE NOT coalesce(c.reloptions, '{}') @> ARRAY[w.option || '=' || w.value]
+    LOOP
+        EXECUTE format('ALTER TABLE %s SET (%s = %s)', v_table.name, v_table.option, v_table.value);
+    END LOOP;
+END;
+$$;
+
+-- Audit --------------------------------------------------------------------------------------------------------------
+CREATE OR REPLACE FUNCTION lead.check_actor(p_actor text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    IF p_actor IS NOT NULL THEN
+        PERFORM lead.check_name('p_actor', p_actor);
+    END IF;
+END;
+$$;
+
+-- Who acts: the argument, else the setting lead.actor of the session or transaction, else whoever logged in. It is what the
+-- caller says; database_role, next to it, is what the server knows.
+CREATE OR REPLACE FUNCTION lead.actor(p_actor text DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    RETURN left(lead.sanitise(coalesce(nullif(p_actor, ''), nullif(current_setting('lead.actor', true), ''), session_user::text)), 200);
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION lead.audit(
+    p_action text, p_subject text, p_before jsonb, p_after jsonb, p_reason text DEFAULT NULL, p_actor text DEFAULT NULL
+) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    INSERT INTO lead.audit_log (actor, database_role, action, subject, before, after, reason)
+    VALUES (
+        lead.actor(p_actor),
+        -- SET ROLE (as PostgREST does it) says more than the login it came through.
+        coalesce(nullif(current_setting('role', true), 'none'), session_user::text),
+        p_action, p_subject, p_before, p_after,
+        left(lead.sanitise(coalesce(p_reason, nullif(current_setting('lead.reason', true), ''))), 2000)
+    );
+END;
+$$;
+
+-- Says for the triggers below who acts and why, until the same is called with what it answers.
+CREATE OR REPLACE FUNCTION lead.act_as(p_actor text, p_reason text, OUT was_actor text, OUT was_reason text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    was_actor := coalesce(current_setting('lead.actor', true), '');
+    was_reason := coalesce(current_setting('lead.reason', true), '');
+    PERFORM set_config('lead.actor', coalesce(p_actor, was_actor), true), set_config('lead.reason', coalesce(p_reason, was_reason), true);
+END;
+$$;
+
+-- Trigger (what, key column, columns that count): a change by a function and one by a bare UPDATE are recorded alike.
+CREATE OR REPLACE FUNCTION lead.audit_row() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_old jsonb := CASE WHEN tg_op <> 'INSERT' THEN to_jsonb(old) END;
+    v_new jsonb := CASE WHEN tg_op <> 'DELETE' THEN to_jsonb(new) END;
+    v_before jsonb;
+    v_after jsonb;
+BEGIN
+    SELECT jsonb_object_agg(c.name, v_old -> c.name), jsonb_object_agg(c.name, v_new -> c.name)
+    INTO v_before, v_after
+    FROM jsonb_object_keys(coalesce(v_new, v_old)) AS c (name)
+    WHERE c.name NOT IN ('updated_at', 'seeded_at') AND (tg_argv[2] IS NULL OR c.name = ANY (string_to_array(tg_argv[2], ' ')))
+        AND (v_old -> c.name) IS DISTINCT FROM (v_new -> c.name);
+    IF v_after IS NOT NULL THEN
+        PERFORM lead.audit(
+            CASE tg_op WHEN 'INSERT' THEN 'add_' WHEN 'DELETE' THEN 'remove_' ELSE 'change_' END || tg_argv[0],
+            tg_argv[0] || ':' || (coalesce(v_new, v_old) ->> tg_argv[1]),
+            CASE WHEN tg_op <> 'INSERT' THEN v_before END, CASE WHEN tg_op <> 'DELETE' THEN v_after END
+        );
+    END IF;
+    RETURN NULL;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION lead.refuse_change() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION '%.% is append-only: % is refused', tg_table_schema, tg_table_name, tg_op USING ERRCODE = 'insufficient_privilege';
+END;
+$$;
+
+-- What hangs on a task goes with it, also when an outsider deletes it. Its calls are money: prune_history takes them later.
+CREATE OR REPLACE FUNCTION lead.forget_tasks() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    DELETE FROM lead.task_attempt AS a USING old_tasks AS o WHERE a.task_id = o.id;
+    DELETE FROM lead.dead_letter AS d USING old_tasks AS o WHERE d.task_id = o.id;
+    DELETE FROM lead.task_dependency AS d USING old_tasks AS o WHERE d.task_id = o.id;
+    RETURN NULL;
 END;
 $$;
 
 DO $$
 BEGIN
+    IF NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'audit_append_only' AND tgrelid = 'lead.audit_log'::regclass) THEN
+        CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON lead.audit_log
+        FOR EACH STATEMENT EXECUTE FUNCTION lead.refuse_change();
+        ALTER TABLE lead.audit_log ENABLE ALWAYS TRIGGER audit_append_only;
+        CREATE TRIGGER setting_audited AFTER UPDATE OR DELETE ON lead.setting
+        FOR EACH ROW EXECUTE FUNCTION lead.audit_row('setting', 'name');
+        CREATE TRIGGER policy_audited AFTER UPDATE OR DELETE ON lead.workflow_policy
+        FOR EACH ROW EXECUTE FUNCTION lead.audit_row('policy', 'workflow_type');
+        CREATE TRIGGER tenant_audited AFTER INSERT OR UPDATE OR DELETE ON lead.tenant
+        FOR EACH ROW EXECUTE FUNCTION lead.audit_row('tenant', 'tenant');
+        CREATE TRIGGER task_forgotten AFTER DELETE ON lead.task
+        REFERENCING OLD TABLE AS old_tasks FOR EACH STATEMENT EXECUTE FUNCTION lead.forget_tasks();
+        -- Every settled call updates this table: only what an operator sets counts, and only where it differs.
+        CREATE TRIGGER rate_limit_audited
+        AFTER UPDATE OF requests_per_minute, daily_cost_limit, is_available, burst_capacity ON public.api_rate_limits
+        FOR EACH ROW WHEN (
+            (old.requests_per_minute, old.daily_cost_limit, old.is_available, old.burst_capacity)
+            IS DISTINCT FROM (new.requests_per_minute, new.daily_cost_limit, new.is_available, new.burst_capacity)
+        ) EXECUTE FUNCTION lead.audit_row('provider', 'provider', 'requests_per_minute daily_cost_limit is_available burst_capacity');
+        CREATE TRIGGER provider_audited AFTER INSERT OR DELETE ON public.api_rate_limits
+        FOR EACH ROW EXECUTE FUNCTION lead.audit_row('provider', 'provider',
+            'provider requests_per_minute daily_cost_limit is_available burst_capacity');
+    END IF;
+END;
+$$;
+
+-- Dead letters -------------------------------------------------------------------------------------------------------
+CREATE OR REPLACE FUNCTION lead.check_dead_letter_filter(p_filter jsonb, p_changes boolean) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_key text;
+    v_value jsonb;
+BEGIN
+    IF jsonb_typeof(p_filter) IS DISTINCT FROM 'object' THEN
+        PERFORM lead.refuse('p_filter', p_filter::text, 'a JSON object is needed, for example {"error_class": "task_error"}');
+    END IF;
+    FOR v_key, v_value IN SELECT f.key, f.value FROM jsonb_each(p_filter) AS f LOOP
+        CASE
+            WHEN v_key = 'task_ids' THEN
+                IF jsonb_typeof(v_value) <> 'array' OR jsonb_array_length(v_value) NOT BETWEEN 1 AND 10000
+                    OR EXISTS (SELECT 1 FROM jsonb_array_elements(v_value) AS e WHERE e::text !~ '^[1-9][0-9]{0,17}$') THEN
+                    PERFORM lead.refuse('p_filter.task_ids', v_value::text, 'an array of 1 to 10000 task ids is needed');
+                END IF;
+            WHEN v_key = 'task_type' THEN
+                IF NOT EXISTS (SELECT 1 FROM lead.workflow_policy AS p WHERE to_jsonb(p.task_type) = v_value) THEN
+                    PERFORM lead.refuse('p_filter.task_type', v_value #>> '{}', (
+                        SELECT 'one of ' || string_agg(p.task_type, ', ' ORDER BY p.task_type) || ' is needed' FROM lead.workflow_policy AS p
+                    ));
+                END IF;
+            WHEN v_key IN ('error_class', 'message_contains') OR (v_key = 'tenant' AND v_value <> 'null') THEN
+                IF jsonb_typeof(v_value) <> 'string' OR length(v_value #>> '{}') NOT BETWEEN 1 AND 200 THEN
+                    PERFORM lead.refuse('p_filter.' || v_key, v_value #>> '{}', 'text of 1 to 200 characters is needed');
+                END IF;
+            WHEN v_key = 'tenant' THEN NULL;
+            WHEN v_key IN ('created_after', 'created_before') THEN
+                BEGIN
+                    PERFORM (v_value #>> '{}')::timestamptz;
+                    v_key := CASE WHEN jsonb_typeof(v_value) = 'string' THEN NULL ELSE v_key END;
+                EXCEPTION WHEN invalid_datetime_format OR datetime_field_overflow OR invalid_parameter_value THEN NULL;
+                END;
+                IF v_key IS NOT NULL THEN
+                    PERFORM lead.refuse('p_filter.' || v_key, v_value #>> '{}', 'a time is needed, for example "2030-01-31T12:00:00Z"');
+                END IF;
+            WHEN v_key = 'all' THEN
+                IF jsonb_typeof(v_value) <> 'boolean' THEN
+                    PERFORM lead.refuse('p_filter.all', v_value #>> '{}', 'true or false is needed');
+                END IF;
+            WHEN v_key = 'resolution' AND NOT p_changes THEN
+                IF v_value NOT IN ('"open"', '"replayed"', '"discarded"', '"any"') THEN
+                    PERFORM lead.refuse('p_filter.resolution', v_value #>> '{}', 'open, replayed, discarded or any is needed');
+                END IF;
+            ELSE
+                PERFORM lead.refuse('p_filter', v_key, 'its keys are task_ids, task_type, error_class, tenant, created_after, created_before, '
+                    || 'message_contains and ' || CASE WHEN p_changes THEN 'all' ELSE 'resolution' END);
+        END CASE;
+    END LOOP;
+    IF p_changes AND p_filter - 'all' = '{}' AND p_filter -> 'all' IS DISTINCT FROM 'true' THEN
+        PERFORM lead.refuse('p_filter', p_filter::text, 'say which; {"all": true} means every open dead letter');
+    END IF;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION lead.matching_dead_letters(p_filter jsonb, p_newest_first boolean, p_limit integer) RETURNS SETOF lead.dead_letter
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    -- Only the conditions that are asked for, so that each can use its index.
+    RETURN QUERY EXECUTE 'SELECT d.* FROM lead.dead_letter AS d WHERE ' || concat_ws(' AND ',
+        CASE coalesce(p_filter ->> 'resolution', 'open')
+            WHEN 'open' THEN 'd.resolution IS NULL' WHEN 'any' THEN 'true' ELSE 'd.resolution = $1 ->> ''resolution'''
+        END,
+        CASE WHEN p_filter ? 'task_ids' THEN 'd.task_id = ANY (ARRAY(SELECT e::bigint FROM jsonb_array_elements_text($1 -> ''task_ids'') AS e))' END,
+        CASE WHEN p_filter ? 'task_type' THEN 'd.task_type = $1 ->> ''task_type''' END,
+        CASE WHEN p_filter ? 'error_class' THEN 'd.error_class = $1 ->> ''error_class''' END,
+        CASE WHEN p_filter ? 'tenant' THEN 'd.tenant IS NOT DISTINCT FROM $1 ->> ''tenant''' END,
+        CASE WHEN p_filter ? 'created_after' THEN 'd.created_at > ($1 ->> ''created_after'')::timestamptz' END,
+        CASE WHEN p_filter ? 'created_before' THEN 'd.created_at < ($1 ->> ''created_before'')::timestamptz' END,
+        CASE WHEN p_filter ? 'message_contains' THEN 'position(lower($1 ->> ''message_contains'') IN lower(d.error_message)) > 0' END
+    ) || CASE WHEN p_newest_first THEN ' ORDER BY d.created_at DESC, d.id DESC' ELSE ' ORDER BY d.created_at, d.id' END || ' LIMIT $2'
+    USING p_filter, p_limit;
+END;
+$$;
+
+-- Newest first. The filter {"resolution": "replayed"} (discarded, any) shows those that are no longer open.
+CREATE OR REPLACE FUNCTION public.list_dead_letters(p_filter jsonb DEFAULT '{}', p_limit integer DEFAULT 100) RETURNS TABLE (
+    dead_letter_id bigint, task_id bigint, task_type text, tenant text, reason text, error_class text, error_message text, context jsonb,
+    times_replayed integer, created_at timestamptz, resolution text, resolved_at timestamptz, resolved_by text, resolution_reason text,
+    payload jsonb, priority integer, cost_usd numeric
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM lead.check_dead_letter_filter(p_filter, false);
+    IF p_limit IS NULL OR p_limit NOT BETWEEN 1 AND 10000 THEN
+        PERFORM lead.refuse('p_limit', p_limit::text, '1 to 10000 are allowed');
+    END IF;
+    RETURN QUERY
+    SELECT d.id, d.task_id, d.task_type, d.tenant, d.reason, d.error_class, d.error_message, d.context, d.times_replayed, d.created_at,
+        d.resolution, d.resolved_at, d.resolved_by, d.resolution_reason, t.payload, t.priority_base, t.cost_usd
+    FROM lead.matching_dead_letters(p_filter, true, p_limit) AS d
+    LEFT JOIN lead.task AS t ON t.id = d.task_id
+    ORDER BY d.created_at DESC, d.id DESC;
+END;
+$$;
+
+-- Closes the letters that match, oldest first, and answers their tasks: locked, and dead until this transaction.
+CREATE OR REPLACE FUNCTION lead.resolve_dead_letters(
+    p_filter jsonb, p_resolution text, p_actor text, p_reason text, p_limit integer, p_current_time timestamptz
+) RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_found bigint[];
+    v_resolved bigint[];
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.check_actor(p_actor);
+    PERFORM lead.check_dead_letter_filter(p_filter, true);
+    IF p_limit IS NULL OR p_limit NOT BETWEEN 1 AND 10000 THEN
+        PERFORM lead.refuse('p_limit', p_limit::text, '1 to 10000 are allowed');
+    END IF;
+    v_found := ARRAY(SELECT d.task_id FROM lead.matching_dead_letters(p_filter, false, p_limit) AS d);
+    PERFORM 1 FROM lead.task AS t WHERE t.id = ANY (v_found) ORDER BY t.id FOR UPDATE;
+    -- In a statement of its own, so that it sees what a rival resolved while this one waited for the locks.
+    WITH resolved AS (
+        UPDATE lead.dead_letter AS d
+        SET resolution = p_resolution, resolved_at = p_current_time, resolved_by = lead.actor(p_actor),
+            resolution_reason = left(lead.sanitise(p_reason), 2000)
+        FROM lead.task AS t
+        WHERE d.task_id = ANY (v_found) AND d.resolution IS NULL AND t.id = d.task_id AND t.status = 'dead_letter'
+        RETURNING d.task_id
+    )
+    SELECT coalesce(array_agg(r.task_id ORDER BY r.task_id), '{}') INTO v_resolved FROM resolved AS r;
+    RETURN v_resolved;
+END;
+$$;
+
+-- Back into the queue at once, with all its attempts before it. What happened stays: task_attempt, calls and the letter itself.
+CREATE OR REPLACE FUNCTION public.replay_dead_letters(
+    p_filter jsonb, p_actor text, p_reason text DEFAULT NULL, p_limit integer DEFAULT 1000, p_current_time timestamptz DEFAULT now()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_tasks bigint[] := lead.resolve_dead_letters(p_filter, 'replayed', p_actor, p_reason, p_limit, p_current_time);
+    v_answer jsonb := jsonb_build_object('replayed', cardinality(v_tasks), 'task_ids', to_jsonb(v_tasks));
+BEGIN
+    IF cardinality(v_tasks) > 0 THEN
+        UPDATE lead.task AS t
+        SET status = 'queued', attempts = 0, stalls = 0, deferrals = 0, queued_at = p_current_time, deferred_until = NULL, defer_reason = NULL,
+            processed_at = NULL, execution_id = NULL, claimed_at = NULL
+        WHERE t.id = ANY (v_tasks);
+        PERFORM lead.audit('replay_dead_letters', 'dead_letters', jsonb_build_object('filter', p_filter), v_answer, p_reason, p_actor);
+    END IF;
+    RETURN v_answer;
+END;
+$$;
+
+-- Given up for good: the task ends as failed. What depends on it goes on waiting, and the answer says how many do.
+CREATE OR REPLACE FUNCTION public.discard_dead_letters(
+    p_filter jsonb, p_reason text, p_actor text DEFAULT NULL, p_limit integer DEFAULT 1000, p_current_time timestamptz DEFAULT now()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_tasks bigint[];
+    v_answer jsonb;
+BEGIN
+    PERFORM lead.check_name('p_reason', p_reason);
+    v_tasks := lead.resolve_dead_letters(p_filter, 'discarded', p_actor, p_reason, p_limit, p_current_time);
+    v_answer := jsonb_build_object('discarded', cardinality(v_tasks), 'task_ids', to_jsonb(v_tasks), 'dependents_waiting', (
+        SELECT count(DISTINCT d.task_id) FROM lead.task_dependency AS d WHERE d.depends_on = ANY (v_tasks)
+    ));
+    IF cardinality(v_tasks) > 0 THEN
+        UPDATE lead.task AS t SET status = 'failed', processed_at = p_current_time WHERE t.id = ANY (v_tasks);
+        PERFORM lead.audit('discard_dead_letters', 'dead_letters', jsonb_build_object('filter', p_filter), v_answer, p_reason, p_actor);
+    END IF;
+    RETURN v_answer;
+END;
+$$;
+
+-- One task, one breaker, one setting, one policy ---------------------------------------------------------------------
+-- False in "changed": the task has ended, or has this priority already.
+CREATE OR REPLACE FUNCTION public.reprioritise_task(
+    p_task_id bigint, p_priority integer, p_actor text DEFAULT NULL, p_reason text DEFAULT NULL, p_current_time timestamptz DEFAULT now()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_task lead.task;
+    v_was integer;
+    v_changed boolean;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.check_actor(p_actor);
+    IF p_priority IS NULL OR p_priority NOT BETWEEN 0 AND 100 THEN
+        PERFORM lead.refuse('p_priority', p_priority::text, 'a whole number from 0 to 100 is needed');
+    END IF;
+    SELECT t.* INTO v_task FROM lead.task AS t WHERE t.id = p_task_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'p_task_id: there is no task %', coalesce(p_task_id::text, 'NULL') USING ERRCODE = 'LC005';
+    END IF;
+    v_was := v_task.priority_base;
+    v_changed := v_task.status IN ('queued', 'deferred', 'processing') AND v_was <> p_priority;
+    IF v_changed THEN
+        UPDATE lead.task AS t SET priority_base = p_priority WHERE t.id = p_task_id RETURNING t.* INTO v_task;
+        PERFORM lead.audit('reprioritise_task', 'task:' || p_task_id, jsonb_build_object('priority', v_was),
+            jsonb_build_object('priority', p_priority), p_reason, p_actor);
+    END IF;
+    RETURN jsonb_build_object('task_id', p_task_id, 'changed', v_changed, 'status', v_task.status, 'priority_before', v_was,
+        'priority', v_task.priority_base, 'score', v_task.score);
+END;
+$$;
+
+-- A run that can't go on with some of its tasks hands them back: no attempt is spent, no stall counted, and they keep their
+-- place. Those it doesn't hold (any more) are passed over. Calls that were not sent are released; answers that are still out
+-- are settled when they come, or when the execution ends.
+CREATE OR REPLACE FUNCTION public.give_back_tasks(
+    p_execution_id text, p_fence bigint, p_task_ids bigint[], p_reason text, p_current_time timestamptz DEFAULT clock_timestamp()
+) RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_held bigint[];
+    v_call lead.api_call;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.check_name('p_reason', p_reason);
+    IF p_task_ids IS NULL OR cardinality(p_task_ids) NOT BETWEEN 1 AND 10000 THEN
+        PERFORM lead.refuse('p_task_ids', p_task_ids::text, '1 to 10000 task ids are needed');
+    END IF;
+    PERFORM lead.held_execution(p_execution_id, p_fence);
+    v_held := ARRAY(
+        SELECT t.id FROM lead.task AS t
+        WHERE t.id = ANY (p_task_ids) AND t.execution_id = p_execution_id AND t.status = 'processing' ORDER BY t.id FOR UPDATE
+    );
+    FOR v_call IN
+        SELECT c.* FROM lead.api_call AS c
+        WHERE c.execution_id = p_execution_id AND c.status = 'reserved' AND c.task_id = ANY (v_held) ORDER BY c.provider, c.id FOR UPDATE
+    LOOP
+        PERFORM lead.release_call(v_call, p_current_time);
+    END LOOP;
+    WITH paid AS (
+        SELECT c.task_id, sum(c.cost_usd) AS cost_usd FROM lead.api_call AS c
+        WHERE c.execution_id = p_execution_id AND c.task_id = ANY (v_held) AND c.status = 'settled' GROUP BY c.task_id
+    ), ended AS (
+        INSERT INTO lead.task_attempt (task_id, attempt, execution_id, started_at, ended_at, outcome, error_message, cost_usd)
+        SELECT t.id, t.attempts + 1, p_execution_id, t.claimed_at, p_current_time, 'returned', left(lead.sanitise(p_reason), 4000),
+            coalesce(p.cost_usd, 0)
+        FROM lead.task AS t LEFT JOIN paid AS p ON p.task_id = t.id
+        WHERE t.id = ANY (v_held)
+        RETURNING task_id, cost_usd
+    )
+    UPDATE lead.task AS t
+    SET status = 'queued', execution_id = NULL, claimed_at = NULL, cost_usd = t.cost_usd + e.cost_usd
+    FROM ended AS e WHERE t.id = e.task_id;
+    RETURN cardinality(v_held);
+END;
+$$;
+
+-- Closed at once, whatever it had counted; what was deferred because of this destination is due now.
+CREATE OR REPLACE FUNCTION public.reset_breaker(
+    p_name text, p_actor text DEFAULT NULL, p_reason text DEFAULT NULL, p_current_time timestamptz DEFAULT now()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_was lead.circuit_breaker;
+    v_is lead.circuit_breaker;
+    v_due integer := 0;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.check_actor(p_actor);
+    SELECT b.* INTO v_was FROM lead.circuit_breaker AS b WHERE b.name = p_name FOR UPDATE;
+    IF NOT FOUND THEN
+        PERFORM lead.refuse('p_name', p_name,
+            (SELECT 'one of ' || string_agg(b.name, ', ' ORDER BY b.name) || ' is needed' FROM lead.circuit_breaker AS b));
+    END IF;
+    UPDATE lead.circuit_breaker AS b
+    SET state = 'closed', consecutive_failures = 0, opened_at = NULL, retry_at = NULL, probe_limit = 0, probes_started = 0, probes_succeeded = 0,
+        updated_at = p_current_time
+    WHERE b.name = p_name
+    RETURNING b.* INTO v_is;
+    IF p_name LIKE 'provider:%' AND v_was.state <> 'closed' THEN
+        UPDATE lead.task AS t SET deferred_until = p_current_time
+        WHERE t.id = ANY (ARRAY(
+            SELECT d.id FROM lead.task AS d
+            WHERE d.status = 'deferred' AND d.defer_reason = 'destination_down' AND d.deferred_until > p_current_time
+            ORDER BY d.deferred_until LIMIT 10000 FOR UPDATE SKIP LOCKED
+        ));
+        GET DIAGNOSTICS v_due = ROW_COUNT;
+    END IF;
+    PERFORM lead.audit('reset_breaker', 'breaker:' || p_name, to_jsonb(v_was) - 'updated_at', to_jsonb(v_is) - 'updated_at', p_reason, p_actor);
+    RETURN jsonb_build_object('name', p_name, 'state_before', v_was.state, 'state', v_is.state, 'failures_before', v_was.consecutive_failures,
+        'tasks_due', v_due);
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.change_setting(
+    p_name text, p_value text, p_actor text DEFAULT NULL, p_reason text DEFAULT NULL
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_was record;
+    v_acting record;
+BEGIN
+    PERFORM lead.check_actor(p_actor);
+    SELECT s.value, s.unit INTO v_was FROM lead.setting AS s WHERE s.name = p_name FOR UPDATE;
+    IF NOT FOUND THEN
+        PERFORM lead.refuse('p_name', p_name,
+            (SELECT 'one of ' || string_agg(s.name, ', ' ORDER BY s.name) || ' is needed' FROM lead.setting AS s));
+    END IF;
+    IF p_value IS NULL THEN
+        PERFORM lead.refuse('p_value', NULL, p_name || ' needs a value');
+    END IF;
+    SELECT * INTO v_acting FROM lead.act_as(p_actor, p_reason);
+    -- lead.check_setting refuses what is out of its range, by name.
+    UPDATE lead.setting AS s SET value = p_value WHERE s.name = p_name AND s.value <> p_value;
+    PERFORM lead.act_as(v_acting.was_actor, v_acting.was_reason);
+    RETURN jsonb_build_object('name', p_name, 'before', v_was.value, 'after', p_value, 'unit', v_was.unit);
+END;
+$$;
+
+-- The columns of a policy that may be changed, and to what. One list for the check and for whoever asks.
+CREATE OR REPLACE FUNCTION lead.policy_columns() RETURNS TABLE (name text, kind text, minimum numeric, maximum numeric, may_be_null boolean)
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT c.name, c.kind, c.minimum, c.maximum, c.may_be_null
+    FROM (VALUES
+        ('enabled', 'boolean', NULL::numeric, NULL::numeric, false),
+        ('interval_minutes', 'integer', 1, 10080, false),
+        ('base_priority', 'integer', 0, 100, false),
+        ('fair_weight', 'number', 0.001, 999, false),
+        ('max_batch', 'integer', 1, 1000, false),
+        ('expected_seconds', 'integer', 1, 3600, false),
+        ('item_cost_limit_usd', 'number', 0, 1000000, false),
+        ('calls_per_item', 'integer', 0, 100, false),
+        ('memory_mb', 'integer', 1, 65536, false),
+        ('target_success_rate', 'number', 0, 1, false),
+        ('daily_cost_limit_usd', 'number', 0, 1000000, true),
+        ('disabled_reason', 'text', 1, 500, true)
+    ) AS c (name, kind, minimum, maximum, may_be_null);
+$$;
+
+CREATE OR REPLACE FUNCTION public.change_policy(
+    p_workflow_type text, p_changes jsonb, p_actor text DEFAULT NULL, p_reason text DEFAULT NULL
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_was lead.workflow_policy;
+    v_new lead.workflow_policy;
+    v_column record;
+    v_acting record;
+    v_good boolean;
+BEGIN
+    PERFORM lead.check_actor(p_actor);
+    SELECT p.* INTO v_was FROM lead.workflow_policy AS p WHERE p.workflow_type = p_workflow_type FOR UPDATE;
+    IF NOT FOUND THEN
+        PERFORM lead.refuse('p_workflow_type', p_workflow_type,
+            (SELECT 'one of ' || string_agg(p.workflow_type, ', ' ORDER BY p.workflow_type) || ' is needed' FROM lead.workflow_policy AS p));
+    END IF;
+    IF jsonb_typeof(p_changes) IS DISTINCT FROM 'object' OR p_changes = '{}' THEN
+        PERFORM lead.refuse('p_changes', p_changes::text, 'an object of columns and their new values is needed, for example {"max_batch": 5}');
+    END IF;
+    FOR v_column IN
+        SELECT g.key, g.value, c.kind, c.minimum, c.maximum, c.may_be_null
+        FROM jsonb_each(p_changes) AS g LEFT JOIN lead.policy_columns() AS c ON c.name = g.key
+    LOOP
+        IF v_column.kind IS NULL THEN
+            PERFORM lead.refuse('p_changes', v_column.key,
+                (SELECT 'a policy''s columns that may be changed are ' || string_agg(c.name, ', ' ORDER BY c.name) FROM lead.policy_columns() AS c));
+        END IF;
+        v_good := CASE
+            WHEN v_column.value = 'null' THEN v_column.may_be_null
+            WHEN v_column.kind = 'boolean' THEN jsonb_typeof(v_column.value) = 'boolean'
+            WHEN v_column.kind = 'text' THEN jsonb_typeof(v_column.value) = 'string'
+                AND length(v_column.value #>> '{}') BETWEEN v_column.minimum AND v_column.maximum
+            WHEN jsonb_typeof(v_column.value) <> 'number' THEN false
+            WHEN v_column.kind = 'integer' AND (v_column.value #>> '{}')::numeric <> trunc((v_column.value #>> '{}')::numeric) THEN false
+            ELSE (v_column.value #>> '{}')::numeric BETWEEN v_column.minimum AND v_column.maximum
+        END;
+        IF NOT v_good THEN
+            PERFORM lead.refuse('p_changes.' || v_column.key, v_column.value #>> '{}', CASE v_column.kind
+                WHEN 'boolean' THEN 'true or false is needed'
+                WHEN 'text' THEN format('text of %s to %s characters', v_column.minimum, v_column.maximum)
+                WHEN 'integer' THEN format('a whole number from %s to %s', v_column.minimum, v_column.maximum)
+                ELSE format('a number from %s to %s', v_column.minimum, v_column.maximum)
+            END || CASE WHEN v_column.kind = 'boolean' THEN '' WHEN v_column.may_be_null THEN ', or null, is needed' ELSE ' is needed' END);
+        END IF;
+    END LOOP;
+    v_new := jsonb_populate_record(v_was, p_changes);
+    SELECT * INTO v_acting FROM lead.act_as(p_actor, p_reason);
+    UPDATE lead.workflow_policy AS p
+    SET enabled = v_new.enabled, interval_minutes = v_new.interval_minutes, base_priority = v_new.base_priority, fair_weight = v_new.fair_weight,
+        max_batch = v_new.max_batch, expected_seconds = v_new.expected_seconds, item_cost_limit_usd = v_new.item_cost_limit_usd,
+        calls_per_item = v_new.calls_per_item, memory_mb = v_new.memory_mb, target_success_rate = v_new.target_success_rate,
+        daily_cost_limit_usd = v_new.daily_cost_limit_usd, disabled_reason = v_new.disabled_reason, updated_at = clock_timestamp()
+    WHERE p.workflow_type = p_workflow_type
+    RETURNING p.* INTO v_new;
+    PERFORM lead.act_as(v_acting.was_actor, v_acting.was_reason);
+    RETURN (
+        SELECT jsonb_build_object('workflow_type', p_workflow_type,
+            'before', coalesce(jsonb_object_agg(c.name, to_jsonb(v_was) -> c.name), '{}'),
+            'after', coalesce(jsonb_object_agg(c.name, to_jsonb(v_new) -> c.name), '{}'))
+        FROM lead.policy_columns() AS c WHERE (to_jsonb(v_was) -> c.name) IS DISTINCT FROM (to_jsonb(v_new) -> c.name)
+    );
+END;
+$$;
+
+-- Explaining ---------------------------------------------------------------------------------------------------------
+-- How many waiting tasks come before one with this effective score and age, at most p_most + 1. Probes of the claim's index.
+CREATE OR REPLACE FUNCTION lead.tasks_before(
+    p_task_type text, p_lanes text[], p_effective_score integer, p_is_starving boolean, p_queued_at timestamptz, p_id bigint,
+    p_points integer, p_starving_since timestamptz, p_most integer
+) RETURNS integer
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+AS $$
+BEGIN
+    RETURN (
+        SELECT count(*)
+        FROM (
+            SELECT 1
+            FROM generate_series(100 + p_points, p_effective_score, -1) AS e (effective_score),
+            unnest(p_lanes) AS l (lane),
+            -- Among equals those who starve come first, then the older, then the lower id. The last pair is an open end.
+            LATERAL (VALUES
+                (
+                    e.effective_score - p_points, '-infinity'::timestamptz,
+                    CASE WHEN e.effective_score = p_effective_score AND p_is_starving THEN p_queued_at ELSE p_starving_since END,
+                    CASE WHEN e.effective_score = p_effective_score AND p_is_starving THEN p_id ELSE 9223372036854775807 END
+                ),
+                (
+                    CASE WHEN e.effective_score = p_effective_score AND p_is_starving THEN -1 ELSE e.effective_score END,
+                    p_starving_since + interval '1 microsecond',
+                    CASE WHEN e.effective_score = p_effective_score THEN p_queued_at ELSE 'infinity' END,
+                    CASE WHEN e.effective_score = p_effective_score THEN p_id ELSE 9223372036854775807 END
+                )
+            ) AS range (score, queued_from, queued_to, id_to),
+            LATERAL (
+                SELECT t.id
+                FROM lead.task AS t
+                WHERE range.score BETWEEN 0 AND 100
+                    AND t.task_type = p_task_type AND coalesce(t.tenant, '') = l.lane AND t.status = 'queued'
+                    AND t.score = range.score::smallint AND t.queued_at >= range.queued_from
+                    AND (t.queued_at, t.id) < (range.queued_to, range.id_to)
+                ORDER BY t.queued_at, t.id
+                LIMIT p_most + 1
+            ) AS found
+            LIMIT p_most + 1
+        ) AS counted
+    );
+END;
+$$;
+
+-- The terms of a task's score, with what each adds.
+CREATE OR REPLACE FUNCTION lead.score_terms(p_task lead.task, p_current_time timestamptz) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_points integer := lead.setting_number('starvation_points');
+    v_minutes numeric := lead.setting_number('starvation_minutes');
+    v_starves_at timestamptz := p_task.queued_at + lead.seconds(60 * v_minutes);
+    v_value integer := lead.static_score(0, p_task.value_usd, NULL);
+    v_success integer := coalesce(round(10 * (p_task.predicted_success_rate - 0.5))::integer, 0);
+    v_waits boolean := p_task.status = 'queued';
+    v_ageing integer := CASE WHEN v_waits AND v_starves_at <= p_current_time THEN v_points ELSE 0 END;
+BEGIN
+    RETURN jsonb_build_object(
+        'effective', p_task.score + v_ageing,
+        'static', p_task.score,
+        'terms', jsonb_build_array(
+            jsonb_build_object('term', 'base priority', 'points', p_task.priority_base, 'why', 'given when it was submitted, or by an operator'),
+            jsonb_build_object('term', 'value', 'points', v_value, 'why', CASE
+                WHEN p_task.value_usd IS NULL THEN 'no value was given'
+                ELSE format('worth %s USD: 3 ln(1 + value), at most 15', trim_scale(round(p_task.value_usd, 2)))
+            END),
+            jsonb_build_object('term', 'predicted success', 'points', v_success, 'why', CASE
+                WHEN p_task.predicted_success_rate IS NULL THEN 'nothing was predicted'
+                ELSE format('predicted %s: 10 × (rate − 0.5)', trim_scale(p_task.predicted_success_rate))
+            END),
+            jsonb_build_object('term', 'limit', 'points', p_task.score - (p_task.priority_base + v_value + v_success),
+                'why', 'the sum is kept from 0 to 100'),
+            jsonb_build_object('term', 'ageing', 'points', v_ageing, 'why', CASE
+                WHEN NOT v_waits THEN 'only a task that waits in the queue ages'
+                WHEN v_ageing > 0 THEN format('it has waited %s minutes, %s are enough',
+                    floor(extract(EPOCH FROM p_current_time - p_task.queued_at) / 60), v_minutes)
+                ELSE format('it gains %s points at %s', v_points, v_starves_at)
+            END)
+        )
+    );
+END;
+$$;
+
+-- Why a queued task's type or tenant starts nothing at this moment, each a sentence with its numbers, in the order in which a
+-- decision looks. Empty: the next decision may take its type.
+CREATE OR REPLACE FUNCTION lead.why_waiting(
+    p_policy lead.workflow_policy, p_tenant text, p_scheduled jsonb, p_resources jsonb, p_current_time timestamptz
+) RETURNS text[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_why text[] := '{}';
+    v_capacity record;
+    v_breaker lead.circuit_breaker;
+    v_tenant lead.tenant;
+    v_health jsonb;
+    v_day date := lead.budget_day(p_current_time);
+    v_memory integer := lead.run_memory_mb(p_policy.workflow_type);
+    v_committed numeric;
+    v_paced numeric;
+    v_plan jsonb;
+BEGIN
+    IF NOT p_policy.enabled THEN
+        v_why := v_why || format('%s is disabled by policy: %s', p_policy.workflow_type, coalesce(p_policy.disabled_reason, 'by an operator'));
+    END IF;
+    IF p_policy.mode = 'paused' THEN
+        v_why := v_why || format('%s is paused by an operator', p_policy.task_type);
+    END IF;
+    SELECT t.* INTO v_tenant FROM lead.tenant AS t WHERE t.tenant = p_tenant;
+    IF v_tenant.mode = 'paused' THEN
+        v_why := v_why || format('tenant %s is paused by an operator', p_tenant);
+    END IF;
+    SELECT b.* INTO v_breaker FROM lead.circuit_breaker AS b WHERE b.name = 'pipeline:' || p_policy.workflow_type;
+    IF v_breaker.state = 'open' AND v_breaker.retry_at > p_current_time THEN
+        v_why := v_why || format('the circuit breaker %s is open until %s after %s failures in a row: %s', v_breaker.name, v_breaker.retry_at,
+            v_breaker.consecutive_failures, coalesce(v_breaker.last_error, 'no error was recorded'));
+    END IF;
+    v_health := check_system_health_comprehensive(p_current_time);
+    IF NOT (v_health ->> 'can_proceed')::boolean THEN
+        v_why := v_why || format('the health check says stop: %s', v_health ->> 'reason');
+    END IF;
+
+    SELECT c.* INTO v_capacity FROM lead.capacity(p_current_time) AS c;
+    IF v_capacity.free_slots = 0 THEN
+        v_why := v_why || format('%s of %s slots are busy (%s)', v_capacity.active, v_capacity.max_concurrent, (
+            SELECT string_agg(format('%s %s', held.runs, held.workflow_type), ', ' ORDER BY held.workflow_type)
+            FROM (
+                SELECT w.workflow_type, count(*) AS runs FROM public.workflow_orchestration AS w
+                WHERE w.status IN ('pending', 'analyzing', 'dispatching', 'running') AND w.reserved_at IS NOT NULL AND NOT w.is_external
+                GROUP BY w.workflow_type
+            ) AS held
+        ));
+    END IF;
+    IF v_capacity.memory_remaining_mb < v_memory THEN
+        v_why := v_why || format('a run needs %s MB and %s of %s MB are free', v_memory, v_capacity.memory_remaining_mb, v_capacity.memory_limit_mb);
+    END IF;
+    IF v_capacity.connections_remaining < 2 THEN
+        v_why := v_why || format('%s of %s database connections are open', v_capacity.connections_used, v_capacity.connection_limit);
+    END IF;
+    v_paced := greatest(0, lead.paced_budget(
+        coalesce((SELECT (s ->> 'priority')::integer FROM jsonb_array_elements(p_scheduled -> 'tasks') AS s
+            WHERE s ->> 'workflow_type' = p_policy.workflow_type), p_policy.base_priority), p_current_time
+    ) - v_capacity.budget_committed_usd);
+    IF v_capacity.budget_remaining_usd < p_policy.item_cost_limit_usd THEN
+        v_why := v_why || format('budget: %s of %s USD are held or spent on %s, and a task may need %s',
+            round(v_capacity.budget_committed_usd, 2), round(v_capacity.budget_limit_usd, 2), v_day, trim_scale(p_policy.item_cost_limit_usd));
+    ELSIF v_paced < p_policy.item_cost_limit_usd THEN
+        v_why := v_why || format('pacing: %s USD of %s are held or spent on %s, and its priority may use no more by now',
+            round(v_capacity.budget_committed_usd, 2), round(v_capacity.budget_limit_usd, 2), v_day);
+    END IF;
+    SELECT coalesce(sum(a.held_usd + a.spent_usd), 0) INTO v_committed FROM lead.budget_account AS a
+    WHERE a.budget_day = v_day AND a.scope = 'workflow' AND a.scope_key = p_policy.workflow_type;
+    IF v_committed + p_policy.item_cost_limit_usd > p_policy.daily_cost_limit_usd THEN
+        v_why := v_why || format('budget of %s: %s of %s USD are held or spent on %s', p_policy.workflow_type, round(v_committed, 2),
+            round(p_policy.daily_cost_limit_usd, 2), v_day);
+    END IF;
+    SELECT coalesce(sum(a.held_usd + a.spent_usd), 0) INTO v_committed FROM lead.budget_account AS a
+    WHERE a.budget_day = v_day AND a.scope = 'tenant' AND a.scope_key = p_tenant;
+    IF v_committed >= v_tenant.daily_cost_limit_usd THEN
+        v_why := v_why || format('budget of tenant %s: %s of %s USD are held or spent on %s', p_tenant, round(v_committed, 2),
+            round(v_tenant.daily_cost_limit_usd, 2), v_day);
+    END IF;
+    -- One provider that can be called is enough.
+    IF NOT EXISTS (SELECT 1 FROM jsonb_each(p_resources -> 'api_limits') AS l
+        WHERE l.value ->> 'status' NOT IN ('switched_off', 'breaker_open', 'budget_exhausted')) THEN
+        v_why := v_why || lead.provider_sentences(p_resources, p_current_time);
+    END IF;
+
+    IF v_why = '{}' THEN
+        -- Nothing stands out by itself: what would a decision say that is made now? Planning reserves nothing.
+        v_plan := create_optimal_execution_plan(p_scheduled, p_resources, 'explain_task', p_current_time);
+        v_why := ARRAY(
+            SELECT format('%s is passed over: %s', o ->> 'workflow_type', o ->> 'reason')
+            FROM jsonb_array_elements(v_plan -> 'passed_over') AS o
+            WHERE o ->> 'workflow_type' = p_policy.workflow_type AND NOT EXISTS (
+                SELECT 1 FROM jsonb_array_elements(v_plan -> 'workflows_to_execute') AS w WHERE w ->> 'workflow_type' = p_policy.workflow_type
+            )
+        );
+    END IF;
+    RETURN v_why;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION lead.provider_sentences(p_resources jsonb, p_current_time timestamptz) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT coalesce(array_agg(format('provider %s: %s', l.key, CASE l.value ->> 'status'
+        WHEN 'switched_off' THEN 'switched off by an operator (is_available = false)'
+        WHEN 'breaker_open' THEN format('its circuit breaker is open until %s: %s', b.retry_at, coalesce(b.last_error, 'no error was recorded'))
+        WHEN 'budget_exhausted' THEN format('%s %% of its daily budget are held or spent', l.value ->> 'budget_utilization_percent')
+        ELSE format('%s of %s requests a minute are used, the next is free at %s', r.adaptive_limit - (l.value ->> 'requests_remaining')::integer,
+            r.adaptive_limit, l.value ->> 'next_reset')
+    END) ORDER BY l.key), '{}')
+    FROM jsonb_each(p_resources -> 'api_limits') AS l
+    INNER JOIN public.api_rate_limits AS r ON r.provider = l.key
+    LEFT JOIN lead.circuit_breaker AS b ON b.name = 'provider:' || l.key
+    WHERE l.value ->> 'status' NOT IN ('healthy', 'warning');
+$$;
+
+-- Where a task stands and why it has not run. Reads only; probes indexes, so that a million waiting tasks make no difference.
+CREATE OR REPLACE FUNCTION public.explain_task(p_task_id bigint, p_current_time timestamptz DEFAULT now()) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_most constant integer := 10000;
+    v_task lead.task;
+    v_policy lead.workflow_policy;
+    v_score jsonb;
+    v_scheduled jsonb;
+    v_resources jsonb;
+    v_standing jsonb;
+    v_lanes text[];
+    v_lane text;
+    v_among text;
+    v_before integer;
+    v_waiting bigint;
+    v_points integer := lead.setting_number('starvation_points');
+    v_starving_since timestamptz := p_current_time - lead.seconds(60 * lead.setting_number('starvation_minutes'));
+    v_execution public.workflow_orchestration;
+    v_letter lead.dead_letter;
+    v_why text[] := '{}';
+    v_notes text[] := '{}';
+    v_next text;
+    v_tick jsonb;
+    v_given integer;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    SELECT t.* INTO v_task FROM lead.task AS t WHERE t.id = p_task_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'p_task_id: there is no task %', coalesce(p_task_id::text, 'NULL') USING ERRCODE = 'LC005';
+    END IF;
+    SELECT p.* INTO v_policy FROM lead.workflow_policy AS p WHERE p.task_type = v_task.task_type;
+    v_score := lead.score_terms(v_task, p_current_time);
+    v_scheduled := get_intelligent_scheduled_tasks(p_current_time, lead.setting_number('max_concurrent_workflows')::integer);
+    v_resources := check_comprehensive_resource_availability(v_scheduled, p_current_time);
+    SELECT s INTO v_standing FROM jsonb_array_elements(v_scheduled -> 'tasks') AS s WHERE s ->> 'task_type' = v_task.task_type;
+
+    -- Rank --------------------------------------------------------------------------------------------------------
+    IF v_task.status = 'queued' THEN
+        v_lane := coalesce(v_task.tenant, '');
+        SELECT array_agg(l.lane), sum(l.tasks) INTO v_lanes, v_waiting FROM lead.claimable_lanes(v_task.task_type) AS l;
+        v_among := 'its type';
+        -- Tenants take turns, so with many of them only the place within its own says when its turn comes.
+        IF v_lanes IS NULL OR cardinality(v_lanes) > 20 OR NOT v_lane = ANY (v_lanes) THEN
+            v_lanes := ARRAY[v_lane];
+            v_among := 'its type and tenant';
+            SELECT coalesce(sum(d.tasks), 0) INTO v_waiting FROM lead.queue_depth_delta AS d
+            WHERE d.task_type = v_task.task_type AND d.lane = v_lane AND d.status = 'queued';
+        END IF;
+        v_before := lead.tasks_before(v_task.task_type, v_lanes, (v_score ->> 'effective')::integer, v_task.queued_at <= v_starving_since,
+            v_task.queued_at, v_task.id, v_points, v_starving_since, v_most);
+    END IF;
+
+    -- What stands in its way ------------------------------------------------------------------------------------------
+    CASE v_task.status
+        WHEN 'queued' THEN
+            v_why := lead.why_waiting(v_policy, v_task.tenant, v_scheduled, v_resources, p_current_time);
+            v_given := least(v_policy.max_batch, v_waiting);
+            IF v_why = '{}' AND v_before >= v_policy.max_batch THEN
+                v_why := v_why || format('%s waiting tasks of %s come first, and a run takes %s',
+                    CASE WHEN v_before > v_most THEN 'more than ' || v_most ELSE v_before::text END, v_among, v_policy.max_batch);
+            END IF;
+            v_next := CASE WHEN v_why = '{}' THEN format('nothing stands in its way: the next decision takes up to %s tasks of its type', v_given)
+                ELSE 'it waits in the queue and is looked at with every decision' END;
+            IF v_task.stalls >= greatest(1, lead.setting_number('stall_limit')::integer - 1) THEN
+                v_notes := v_notes || format('it was lost with its run %s times, so it is given out alone', v_task.stalls);
+            END IF;
+        WHEN 'deferred' THEN
+            SELECT array_agg(format('it depends on task %s, which %s', d.depends_on, CASE
+                WHEN t.id IS NULL THEN 'is gone' WHEN t.status IN ('failed', 'cancelled') THEN 'ended as ' || t.status || ' and will not complete'
+                WHEN t.status = 'dead_letter' THEN 'lies in the dead-letter queue: replay it, or cancel this one'
+                ELSE 'is ' || t.status END) ORDER BY d.depends_on)
+            INTO v_why
+            FROM lead.task_dependency AS d LEFT JOIN lead.task AS t ON t.id = d.depends_on
+            WHERE d.task_id = p_task_id;
+            v_why := coalesce(v_why, '{}');
+            IF v_task.deferred_until IS NOT NULL THEN
+                v_why := v_why || format('it is deferred until %s (%s seconds from now): %s', v_task.deferred_until,
+                    greatest(0, round(extract(EPOCH FROM v_task.deferred_until - p_current_time))), CASE v_task.defer_reason
+                        WHEN 'retry' THEN format('retry %s of %s after its own error: %s', v_task.attempts, lead.setting_text('retry_limit'),
+                            coalesce(v_task.last_error_message, 'no message'))
+                        WHEN 'destination_down' THEN format('what it calls was down, deferred %s times, no attempt spent', v_task.deferrals)
+                        WHEN 'rate_limited' THEN format('what it calls was at its limit, deferred %s times, no attempt spent', v_task.deferrals)
+                        WHEN 'budget_exhausted' THEN format('the budget was used up, deferred %s times, no attempt spent', v_task.deferrals)
+                        ELSE coalesce(v_task.defer_reason, 'no reason was given')
+                    END);
+            END IF;
+            v_next := CASE WHEN v_task.deferred_until IS NULL THEN 'it is queued when the last task it depends on completes'
+                ELSE 'it is queued by the first decision after that time' END;
+        WHEN 'processing' THEN
+            SELECT w.* INTO v_execution FROM public.workflow_orchestration AS w WHERE w.execution_id = v_task.execution_id;
+            v_why := ARRAY[CASE v_execution.status
+                WHEN 'pending' THEN format('it is reserved for execution %s since %s, whose run has not started yet (launch %s)',
+                    v_task.execution_id, v_task.claimed_at, v_execution.launch_number)
+                ELSE format('execution %s works on it since %s (run %s, lease until %s, times out at %s)', v_task.execution_id, v_task.claimed_at,
+                    coalesce(v_execution.run_id, 'unknown'), coalesce(v_execution.lease_expires_at::text, 'unknown'),
+                    coalesce(v_execution.timeout_at::text, 'unknown'))
+            END];
+            v_next := 'its run completes or fails it, or it is queued again when the run is lost';
+        WHEN 'dead_letter' THEN
+            SELECT d.* INTO v_letter FROM lead.dead_letter AS d WHERE d.task_id = p_task_id AND d.resolution IS NULL;
+            v_why := ARRAY[format('it lies in the dead-letter queue since %s: %s (%s: %s)', v_letter.created_at, v_letter.reason,
+                v_letter.error_class, v_letter.error_message)];
+            v_next := 'replay_dead_letters puts it back into the queue, discard_dead_letters ends it';
+        ELSE
+            v_why := ARRAY[format('it ended as %s at %s%s', v_task.status, v_task.processed_at,
+                CASE WHEN v_task.status <> 'completed' THEN ': ' || coalesce(v_task.last_error_message, 'no reason was given') ELSE '' END)];
+            v_next := 'nothing more happens to it';
+    END CASE;
+    IF v_task.status IN ('queued', 'deferred', 'processing') THEN
+        IF v_task.deadline_at <= p_current_time THEN
+            v_notes := v_notes || format('its deadline %s has passed', v_task.deadline_at);
+        END IF;
+        v_notes := v_notes || lead.provider_sentences(v_resources, p_current_time);
+    END IF;
+
+    -- The last decision that looked at its type -----------------------------------------------------------------------
+    SELECT jsonb_build_object('tick_id', k.tick_id, 'decided_at', k.decided_at, 'outcome', k.outcome, 'reason', k.reason,
+        'said', coalesce((
+            SELECT jsonb_agg(o ->> 'reason') FROM jsonb_array_elements(k.decision -> 'passed_over') AS o
+            WHERE o ->> 'workflow_type' = v_policy.workflow_type
+        ), c.candidate -> 'reasoning'),
+        'priority', c.candidate -> 'priority', 'pending_items', c.candidate -> 'pending_items',
+        'dispatched', (
+            SELECT coalesce(jsonb_agg(jsonb_build_object('execution_id', w ->> 'execution_id', 'batch_size', w -> 'batch_size')), '[]')
+            FROM jsonb_array_elements(k.decision -> 'chosen') AS w WHERE w ->> 'workflow_type' = v_policy.workflow_type
+        ))
+    INTO v_tick
+    FROM (SELECT t.* FROM lead.tick AS t WHERE t.decided_at <= p_current_time ORDER BY t.decided_at DESC LIMIT 20) AS k
+    CROSS JOIN LATERAL (
+        SELECT g AS candidate FROM jsonb_array_elements(k.decision -> 'candidates') AS g WHERE g ->> 'workflow_type' = v_policy.workflow_type
+    ) AS c
+    ORDER BY k.decided_at DESC
+    LIMIT 1;
+
+    RETURN jsonb_build_object(
+        'task_id', v_task.id,
+        'task_type', v_task.task_type,
+        'tenant', v_task.tenant,
+        'status', v_task.status,
+        'created_at', v_task.created_at,
+        'queued_at', v_task.queued_at,
+        'deadline_at', v_task.deadline_at,
+        'score', v_score,
+        'rank', CASE WHEN v_before IS NULL THEN NULL
+            WHEN v_before > v_most THEN to_jsonb('more than ' || v_most) ELSE to_jsonb(v_before + 1) END,
+        'rank_among', v_among,
+        'waiting', v_waiting,
+        'type', jsonb_build_object(
+            'workflow_type', v_policy.workflow_type, 'enabled', v_policy.enabled, 'mode', v_policy.mode, 'priority', v_standing -> 'priority',
+            'reasoning', v_standing -> 'reasoning', 'should_execute', v_standing -> 'should_execute',
+            'max_batch', v_policy.max_batch, 'max_concurrent', lead.setting_number('max_concurrent_workflows'), 'slots_held', (
+                SELECT count(*) FROM public.workflow_orchestration AS w
+                WHERE w.workflow_type = v_policy.workflow_type AND w.status IN ('pending', 'analyzing', 'dispatching', 'running')
+                    AND w.reserved_at IS NOT NULL AND NOT w.is_external
+            )
+        ),
+        'why', to_jsonb(v_why),
+        'next', v_next,
+        'notes', to_jsonb(v_notes),
+        'last_tick', v_tick,
+        'attempts', jsonb_build_object('spent', v_task.attempts, 'deferrals', v_task.deferrals, 'stalls', v_task.stalls, 'recent', (
+            SELECT coalesce(jsonb_agg(jsonb_build_object('attempt', a.attempt, 'execution_id', a.execution_id, 'started_at', a.started_at,
+                'ended_at', a.ended_at, 'outcome', a.outcome, 'error_class', a.error_class, 'error_message', left(a.error_message, 300),
+                'cost_usd', a.cost_usd) ORDER BY a.ended_at DESC), '[]')
+            FROM (SELECT h.* FROM lead.task_attempt AS h WHERE h.task_id = p_task_id ORDER BY h.ended_at DESC LIMIT 10) AS a
+        )),
+        'calls', (
+            SELECT jsonb_build_object('made', count(*) FILTER (WHERE c.status <> 'released'), 'open', count(*) FILTER (WHERE c.status IN ('reserved', 'sent')),
+                'failed', count(*) FILTER (WHERE c.status = 'settled' AND c.outcome <> 'ok'),
+                'input_tokens', coalesce(sum(c.input_tokens), 0), 'output_tokens', coalesce(sum(c.output_tokens), 0))
+            FROM lead.api_call AS c WHERE c.task_id = p_task_id
+        ),
+        'cost', (
+            SELECT jsonb_build_object('spent_usd', coalesce(sum(c.cost_usd) FILTER (WHERE c.status = 'settled'), 0),
+                'held_usd', coalesce(sum(c.max_cost_usd) FILTER (WHERE c.status IN ('reserved', 'sent')), 0),
+                'limit_usd', v_policy.item_cost_limit_usd)
+            FROM lead.api_call AS c WHERE c.task_id = p_task_id
+        )
+    );
+END;
+$$;
+
+-- Estimating ---------------------------------------------------------------------------------------------------------
+-- What a type's tasks cost and how fast they go: from the last seven days where 20 tasks have ended, else from its policy.
+CREATE OR REPLACE FUNCTION lead.type_pace(
+    p_policy lead.workflow_policy, p_current_time timestamptz,
+    OUT cost_per_item numeric, OUT cost_basis text, OUT items_per_second numeric, OUT pace_basis text, OUT slots integer,
+    OUT item_seconds numeric
+)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_past record;
+    v_calls numeric;
+    v_requests numeric;
+    v_weights numeric;
+    v_max integer := lead.setting_number('max_concurrent_workflows');
+BEGIN
+    SELECT coalesce(sum(h.tasks_completed + h.tasks_failed), 0) AS ended, coalesce(sum(h.tasks_completed), 0) AS completed,
+        sum(h.total_cost) AS cost, sum(h.avg_duration_ms * h.total_executions) / 1000 AS seconds,
+        sum(h.avg_duration_ms * h.total_executions) / nullif(sum(h.total_executions), 0) / 1000 AS run_seconds,
+        sum(h.avg_api_calls * h.total_executions) AS calls
+    INTO v_past
+    FROM public.execution_history AS h
+    WHERE h.workflow_type = p_policy.workflow_type
+        AND h.execution_date >= (p_current_time AT TIME ZONE lead.setting_text('coordinator_timezone'))::date - 7;
+
+    IF v_past.ended >= 20 THEN
+        cost_per_item := v_past.cost / v_past.ended;
+        cost_basis := format('%s tasks of the last 7 days', v_past.ended);
+    ELSE
+        cost_per_item := p_policy.item_cost_limit_usd;
+        cost_basis := format('the policy''s item_cost_limit_usd, since only %s tasks have ended in 7 days', v_past.ended);
+    END IF;
+
+    -- Slots: all that it may hold, in proportion to its weight where other types have work too.
+    SELECT sum(p.fair_weight) INTO v_weights FROM lead.workflow_policy AS p
+    WHERE p.workflow_type = p_policy.workflow_type
+        OR (p.enabled AND p.mode <> 'paused' AND lead.queue_depth(p.task_type, 'queued') > 0);
+    slots := greatest(1, floor(v_max * p_policy.fair_weight / v_weights));
+    IF v_past.completed >= 20 AND v_past.seconds > 0 THEN
+        items_per_second := slots * v_past.completed / v_past.seconds;
+        item_seconds := v_past.run_seconds;
+        pace_basis := format('%s tasks of the last 7 days, on %s slots', v_past.completed, slots);
+    ELSE
+        items_per_second := slots * p_policy.max_batch::numeric / p_policy.expected_seconds;
+        item_seconds := p_policy.expected_seconds;
+        pace_basis := format('the policy: %s slots × %s tasks in %s s', slots, p_policy.max_batch, p_policy.expected_seconds);
+    END IF;
+
+    v_calls := CASE WHEN v_past.ended >= 20 THEN v_past.calls / v_past.ended ELSE p_policy.calls_per_item END;
+    SELECT sum(least(r.adaptive_limit, r.requests_per_minute)) / 60.0 INTO v_requests
+    FROM public.api_rate_limits AS r
+    LEFT JOIN lead.circuit_breaker AS b ON b.name = 'provider:' || r.provider
+    WHERE r.is_available AND NOT (coalesce(b.state, 'closed') = 'open' AND b.retry_at > p_current_time);
+    IF v_calls > 0 AND coalesce(v_requests, 0) / v_calls < items_per_second THEN
+        items_per_second := coalesce(v_requests, 0) / v_calls;
+        pace_basis := format('the rate limits: %s requests a minute, %s calls a task', round(60 * coalesce(v_requests, 0)), round(v_calls, 2));
+    END IF;
+END;
+$$;
+
+-- What a submission would cost and when it would be done. Nothing is written. One pass over what is given, and index probes.
+CREATE OR REPLACE FUNCTION public.estimate_tasks(p_tasks jsonb, p_current_time timestamptz DEFAULT now()) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_most constant integer := 10000;
+    v_problem text;
+    v_zone text := lead.setting_text('coordinator_timezone');
+    v_points integer := lead.setting_number('starvation_points');
+    v_starving_since timestamptz := p_current_time - lead.seconds(60 * lead.setting_number('starvation_minutes'));
+    v_capacity record;
+    v_day_ends timestamptz;
+    v_policy lead.workflow_policy;
+    v_pace record;
+    v_given record;
+    v_lanes text[];
+    v_waiting bigint;
+    v_first bigint;
+    v_last bigint;
+    v_affordable numeric;
+    v_days integer;
+    v_left numeric;
+    v_start timestamptz;
+    v_finish timestamptz;
+    v_late record;
+    v_bound text;
+    v_types jsonb := '{}';
+    v_warnings text[] := '{}';
+    v_budget_ahead numeric := 0;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    IF jsonb_typeof(p_tasks) IS DISTINCT FROM 'array' OR jsonb_array_length(p_tasks) NOT BETWEEN 1 AND 10000 THEN
+        PERFORM lead.refuse('p_tasks', p_tasks::text, 'a JSON array of 1 to 10000 tasks is needed');
+    END IF;
+    SELECT format('tasks[%s]%s', g.place - 1, p.problem) INTO v_problem
+    FROM jsonb_array_elements(p_tasks) WITH ORDINALITY AS g (task, place), lead.task_problem(g.task, p_current_time) AS p (problem)
+    WHERE p.problem IS NOT NULL
+    ORDER BY g.place LIMIT 1;
+    IF v_problem IS NOT NULL THEN
+        RAISE EXCEPTION '%', v_problem USING ERRCODE = '22023';
+    END IF;
+    SELECT c.* INTO v_capacity FROM lead.capacity(p_current_time) AS c;
+    v_day_ends := (lead.budget_day(p_current_time) + 1)::timestamp AT TIME ZONE v_zone;
+
+    FOR v_given IN
+        -- A known key, or one given twice, makes no second task.
+        WITH given AS (
+            SELECT g.place - 1 AS place, g.task, g.task ->> 'task_type' AS task_type,
+                lead.static_score(coalesce((g.task ->> 'priority')::integer, 50), (g.task ->> 'value_usd')::numeric,
+                    (g.task ->> 'predicted_success_rate')::numeric) AS score,
+                (g.task ->> 'not_before')::timestamptz AS not_before, (g.task ->> 'deadline')::timestamptz AS deadline,
+                g.task ->> 'idempotency_key' IS NOT NULL AND (
+                    row_number() OVER (PARTITION BY g.task ->> 'idempotency_key' ORDER BY g.place) > 1
+                    OR (SELECT s.task_id FROM lead.submission AS s WHERE s.idempotency_key = g.task ->> 'idempotency_key') IS NOT NULL
+                ) AS is_duplicate
+            FROM jsonb_array_elements(p_tasks) WITH ORDINALITY AS g (task, place)
+        )
+        SELECT g.task_type, count(*) FILTER (WHERE NOT g.is_duplicate) AS tasks, count(*) FILTER (WHERE g.is_duplicate) AS duplicates,
+            coalesce(max(g.score) FILTER (WHERE NOT g.is_duplicate), 0) AS best, coalesce(min(g.score) FILTER (WHERE NOT g.is_duplicate), 0) AS worst,
+            greatest(p_current_time, min(coalesce(g.not_before, p_current_time))) AS may_start,
+            greatest(p_current_time, max(coalesce(g.not_before, p_current_time))) AS all_may_start,
+            jsonb_agg(jsonb_build_object('place', g.place, 'score', g.score, 'deadline', g.deadline)) FILTER (
+                WHERE g.deadline IS NOT NULL AND NOT g.is_duplicate
+            ) AS deadlines,
+            count(*) FILTER (WHERE jsonb_typeof(g.task -> 'dependencies') = 'array' AND g.task -> 'dependencies' <> '[]') AS dependent
+        FROM given AS g GROUP BY g.task_type ORDER BY g.task_type
+    LOOP
+        SELECT p.* INTO v_policy FROM lead.workflow_policy AS p WHERE p.task_type = v_given.task_type;
+        SELECT p.* INTO v_pace FROM lead.type_pace(v_policy, p_current_time) AS p;
+        SELECT array_agg(l.lane), coalesce(sum(l.tasks), 0) INTO v_lanes, v_waiting FROM lead.claimable_lanes(v_given.task_type) AS l;
+
+        -- Ahead: exact up to 10,000; beyond that all that waits, which is the most it can be.
+        IF cardinality(v_lanes) <= 20 THEN
+            v_first := lead.tasks_before(v_given.task_type, v_lanes, v_given.best, false, 'infinity', 9223372036854775807, v_points,
+                v_starving_since, v_most);
+            v_last := lead.tasks_before(v_given.task_type, v_lanes, v_given.worst, false, 'infinity', 9223372036854775807, v_points,
+                v_starving_since, v_most);
+        ELSE
+            v_first := coalesce(v_waiting, 0);
+            v_last := v_first;
+        END IF;
+        v_first := CASE WHEN v_first > v_most THEN v_waiting ELSE coalesce(v_first, 0) END;
+        v_last := CASE WHEN v_last > v_most THEN v_waiting ELSE coalesce(v_last, 0) END;
+
+        v_start := NULL;
+        v_finish := NULL;
+        v_bound := v_pace.pace_basis;
+        IF NOT v_policy.enabled THEN
+            v_warnings := v_warnings || format('%s is disabled by policy (%s): submit_tasks would refuse all of it', v_given.task_type,
+                coalesce(v_policy.disabled_reason, 'by an operator'));
+        ELSIF v_policy.mode <> 'open' THEN
+            v_warnings := v_warnings || format('%s is %s: %s', v_given.task_type, v_policy.mode,
+                CASE v_policy.mode WHEN 'draining' THEN 'submit_tasks would refuse all of it' ELSE 'nothing starts until it is resumed' END);
+        ELSIF v_pace.items_per_second > 0 AND v_given.tasks > 0 THEN
+            v_start := greatest(v_given.may_start, p_current_time + lead.seconds(v_first / v_pace.items_per_second));
+            v_finish := greatest(
+                p_current_time + lead.seconds((v_last + v_given.tasks) / v_pace.items_per_second),
+                v_given.all_may_start + lead.seconds(v_pace.item_seconds)
+            );
+            -- The day's budget: what is left of it for those ahead and these, then a whole one each day.
+            IF v_pace.cost_per_item > 0 THEN
+                v_affordable := floor(greatest(0, v_capacity.budget_remaining_usd - v_budget_ahead) / v_pace.cost_per_item);
+                v_left := v_last + v_given.tasks - v_affordable;
+                IF v_left > 0 THEN
+                    v_warnings := v_warnings || format(
+                        '%s does not fit the budget of %s: %s tasks and %s ahead of them cost about %s USD, %s of %s are left', v_given.task_type,
+                        lead.budget_day(p_current_time), v_given.tasks, v_last, round((v_last + v_given.tasks) * v_pace.cost_per_item, 2),
+                        round(greatest(0, v_capacity.budget_remaining_usd - v_budget_ahead), 2), round(v_capacity.budget_limit_usd, 2));
+                    v_bound := 'the daily budget';
+                    IF v_capacity.budget_limit_usd < v_pace.cost_per_item THEN
+                        v_warnings := v_warnings || format('%s never fits: a task costs about %s USD and a day has %s', v_given.task_type,
+                            round(v_pace.cost_per_item, 4), round(v_capacity.budget_limit_usd, 2));
+                        v_start := CASE WHEN v_affordable > v_first THEN v_start END;
+                        v_finish := NULL;
+                    ELSE
+                        v_days := ceil(v_left * v_pace.cost_per_item / v_capacity.budget_limit_usd) - 1;
+                        v_finish := greatest(v_finish, v_day_ends + make_interval(days => v_days) + lead.seconds(
+                            (v_left - floor(v_days * v_capacity.budget_limit_usd / v_pace.cost_per_item)) / v_pace.items_per_second
+                        ));
+                        IF v_first >= v_affordable THEN
+                            v_start := greatest(v_start, v_day_ends + make_interval(days => floor(
+                                (v_first - v_affordable) * v_pace.cost_per_item / v_capacity.budget_limit_usd)::integer));
+                        END IF;
+                    END IF;
+                END IF;
+                v_budget_ahead := v_budget_ahead + (v_last + v_given.tasks) * v_pace.cost_per_item;
+            END IF;
+        ELSIF v_given.tasks > 0 THEN
+            v_warnings := v_warnings || format('%s would not run: %s', v_given.task_type, v_pace.pace_basis);
+        END IF;
+
+        -- Deadlines, by the place a task takes among those given: its share of the time from start to finish.
+        SELECT count(*) AS tasks, min(l.place) AS place, min(l.deadline) AS deadline INTO v_late
+        FROM (
+            SELECT (d ->> 'place')::integer AS place, (d ->> 'deadline')::timestamptz AS deadline,
+                v_start + (v_finish - v_start) * CASE WHEN v_given.best = v_given.worst THEN 1 ELSE
+                    (v_given.best - (d ->> 'score')::integer + 1.0) / (v_given.best - v_given.worst + 1) END AS expected
+            FROM jsonb_array_elements(v_given.deadlines) AS d
+        ) AS l
+        WHERE l.expected IS NULL OR l.expected > l.deadline;
+        IF v_late.tasks > 0 THEN
+            v_warnings := v_warnings || format('tasks[%s]%s would end after the deadline (the first is %s, all are expected to end by %s)',
+                v_late.place, CASE WHEN v_late.tasks > 1 THEN format(' and %s more', v_late.tasks - 1) ELSE '' END, v_late.deadline,
+                coalesce(v_finish::text, 'no time that can be told'));
+        END IF;
+        IF v_given.dependent > 0 THEN
+            v_warnings := v_warnings || format('%s tasks of %s depend on others; the time those take is not in the estimate', v_given.dependent,
+                v_given.task_type);
+        END IF;
+
+        v_types := v_types || jsonb_build_object(v_given.task_type, jsonb_build_object(
+            'workflow_type', v_policy.workflow_type, 'tasks', v_given.tasks, 'duplicates', v_given.duplicates,
+            'expected_cost_usd', round(v_given.tasks * v_pace.cost_per_item, 10),
+            'maximum_cost_usd', round(v_given.tasks * v_policy.item_cost_limit_usd, 10),
+            'cost_per_item_usd', round(v_pace.cost_per_item, 10), 'cost_basis', v_pace.cost_basis,
+            'ahead', v_last, 'ahead_is', CASE WHEN v_last > v_most THEN 'at most' ELSE 'exact' END, 'waiting', coalesce(v_waiting, 0),
+            'tasks_per_minute', round(60 * v_pace.items_per_second, 3), 'pace_basis', v_pace.pace_basis, 'bounded_by', v_bound,
+            'expected_start', v_start, 'expected_finish', v_finish
+        ));
+    END LOOP;
+
+    RETURN (
+        SELECT jsonb_build_object(
+            'tasks', sum((t.value ->> 'tasks')::bigint), 'duplicates', sum((t.value ->> 'duplicates')::bigint),
+            'expected_cost_usd', sum((t.value ->> 'expected_cost_usd')::numeric), 'maximum_cost_usd', sum((t.value ->> 'maximum_cost_usd')::numeric),
+            'expected_start', min((t.value ->> 'expected_start')::timestamptz),
+            'expected_finish', CASE WHEN count(*) FILTER (WHERE t.value -> 'expected_finish' = 'null' AND t.value -> 'tasks' <> '0') = 0
+                THEN max((t.value ->> 'expected_finish')::timestamptz) END,
+            'budget', jsonb_build_object('day', lead.budget_day(p_current_time), 'limit_usd', v_capacity.budget_limit_usd,
+                'remaining_usd', v_capacity.budget_remaining_usd),
+            'types', v_types, 'warnings', to_jsonb(v_warnings), 'estimated_at', p_current_time
+        )
+        FROM jsonb_each(v_types) AS t
+    );
+END;
+$$;
+
+-- Retention ----------------------------------------------------------------------------------------------------------
+-- One step: at most p_limit rows of each table, oldest first. Call it again while "more" is true. What stays: whatever has not
+-- ended, open dead letters with their calls, idempotency keys, publications, the audit log, hourly history and budget accounts.
+CREATE OR REPLACE FUNCTION lead.prune_position(p_table_name text) RETURNS bigint
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    INSERT INTO lead.prune_progress (table_name) VALUES (p_table_name) ON CONFLICT (table_name) DO NOTHING;
+    SELECT p.position FROM lead.prune_progress AS p WHERE p.table_name = p_table_name FOR UPDATE;
+$$;
+
+-- Remembers where the next step goes on; at the end it begins anew. True: there is more to look at.
+CREATE OR REPLACE FUNCTION lead.prune_advance(p_table_name text, p_position bigint, p_current_time timestamptz) RETURNS boolean
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    UPDATE lead.prune_progress AS p
+    SET position = coalesce(p_position, 0), completed_at = CASE WHEN p_position IS NULL THEN p_current_time ELSE p.completed_at END
+    WHERE p.table_name = p_table_name
+    RETURNING p_position IS NOT NULL;
+$$;
+
+CREATE OR REPLACE FUNCTION public.prune_history(
+    p_keep interval DEFAULT NULL, p_limit integer DEFAULT 10000, p_current_time timestamptz DEFAULT now()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+    v_keep interval := coalesce(p_keep, make_interval(days => lead.setting_number('history_keep_days')::integer));
+    v_before timestamptz := p_current_time - v_keep;
+    v_position bigint;
+    v_ids bigint[];
+    v_keys text[];
+    v_last bigint;
+    v_looked bigint;
+    v_old boolean;
+    v_count bigint;
+    v_more boolean := false;
+    v_deleted jsonb := '{}';
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    IF v_keep < interval '1 day' OR v_keep > interval '10 years' THEN
+        PERFORM lead.refuse('p_keep', p_keep::text, '1 day to 10 years are allowed');
+    END IF;
+    IF p_limit IS NULL OR p_limit NOT BETWEEN 1 AND 100000 THEN
+        PERFORM lead.refuse('p_limit', p_limit::text, '1 to 100000 are allowed');
+    END IF;
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('lead_coordinator.prune', 0)) THEN
+        RETURN jsonb_build_object('deleted', '{}'::jsonb, 'more', false, 'reason', 'somebody else is pruning at this moment');
+    END IF;
+
+    -- Tables with survivors: a window in the order of the key, and the next step begins after it. It ends where nothing in the
+    -- window is old. Read first, filter afterwards, so that a window costs the same whatever it holds.
+    v_position := lead.prune_position('lead.task');
+    SELECT array_agg(w.id) FILTER (
+            WHERE w.status IN ('completed', 'failed', 'cancelled') AND coalesce(w.processed_at, w.created_at) < v_before
+            AND (SELECT d.task_id FROM lead.task_dependency AS d WHERE d.depends_on = w.id LIMIT 1) IS NULL
+        ), max(w.id), count(*), bool_or(w.created_at < v_before)
+    INTO v_ids, v_last, v_looked, v_old
+    FROM (
+        SELECT t.id, t.status, t.processed_at, t.created_at FROM lead.task AS t WHERE t.id > v_position ORDER BY t.id LIMIT p_limit
+    ) AS w;
+    v_more := lead.prune_advance('lead.task', CASE WHEN v_looked = p_limit AND v_old THEN v_last END, p_current_time);
+    DELETE FROM lead.task_attempt AS a WHERE a.task_id = ANY (v_ids);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_deleted := v_deleted || jsonb_build_object('task_attempt', v_count);
+    DELETE FROM lead.dead_letter AS d WHERE d.task_id = ANY (v_ids);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_deleted := v_deleted || jsonb_build_object('dead_letter', v_count);
+    DELETE FROM lead.task AS t WHERE t.id = ANY (v_ids) AND t.status IN ('completed', 'failed', 'cancelled');
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_deleted := v_deleted || jsonb_build_object('task', v_count);
+
+    -- A call goes after its task, whoever deleted that.
+    v_position := lead.prune_position('lead.api_call');
+    SELECT array_agg(w.id) FILTER (
+            WHERE w.status IN ('settled', 'released') AND w.reserved_at < v_before
+            AND (SELECT t.id FROM lead.task AS t WHERE t.id = w.task_id) IS NULL
+        ), max(w.id), count(*), bool_or(w.reserved_at < v_before)
+    INTO v_ids, v_last, v_looked, v_old
+    FROM (
+        SELECT c.id, c.status, c.reserved_at, c.task_id FROM lead.api_call AS c WHERE c.id > v_position ORDER BY c.id LIMIT p_limit
+    ) AS w;
+    v_more := lead.prune_advance('lead.api_call', CASE WHEN v_looked = p_limit AND v_old THEN v_last END, p_current_time) OR v_more;
+    DELETE FROM lead.api_call AS c WHERE c.id = ANY (v_ids);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_deleted := v_deleted || jsonb_build_object('api_call', v_count);
+
+    v_position := lead.prune_position('public.workflow_orchestration');
+    SELECT array_agg(w.id) FILTER (
+            WHERE w.status IN ('completed', 'failed', 'timeout', 'cancelled') AND coalesce(w.completed_at, w.created_at) < v_before
+        ), max(w.id), count(*), bool_or(w.created_at < v_before)
+    INTO v_ids, v_last, v_looked, v_old
+    FROM (
+        SELECT o.id, o.status, o.completed_at, o.created_at FROM public.workflow_orchestration AS o
+        WHERE o.id > v_position ORDER BY o.id LIMIT p_limit
+    ) AS w;
+    v_more := lead.prune_advance('public.workflow_orchestration', CASE WHEN v_looked = p_limit AND v_old THEN v_last END, p_current_time)
+        OR v_more;
+    DELETE FROM public.workflow_orchestration AS o WHERE o.id = ANY (v_ids) AND o.status IN ('completed', 'failed', 'timeout', 'cancelled');
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_deleted := v_deleted || jsonb_build_object('workflow_orchestration', v_count);
+
+    -- The states of an execution go after it; the coordinator's own with time, but never the one it is in.
+    v_position := lead.prune_position('public.workflow_states');
+    SELECT array_agg(w.id) FILTER (
+            WHERE w.entered_at < v_before AND w.id IS DISTINCT FROM (SELECT c.state_row_id FROM lead.coordinator AS c)
+            AND (SELECT o.id FROM public.workflow_orchestration AS o WHERE o.execution_id = w.execution_id) IS NULL
+        ), max(w.id), count(*), bool_or(w.entered_at < v_before)
+    INTO v_ids, v_last, v_looked, v_old
+    FROM (
+        SELECT s.id, s.execution_id, s.entered_at FROM public.workflow_states AS s WHERE s.id > v_position ORDER BY s.id LIMIT p_limit
+    ) AS w;
+    v_more := lead.prune_advance('public.workflow_states', CASE WHEN v_looked = p_limit AND v_old THEN v_last END, p_current_time) OR v_more;
+    DELETE FROM public.workflow_states AS s WHERE s.id = ANY (v_ids);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_deleted := v_deleted || jsonb_build_object('workflow_states', v_count);
+
+    -- Tables of which nothing old is left: the oldest by their index on time.
+    v_keys := ARRAY(SELECT t.tick_id FROM lead.tick AS t WHERE t.decided_at < v_before ORDER BY t.decided_at LIMIT p_limit);
+    DELETE FROM lead.tick AS t WHERE t.tick_id = ANY (v_keys);
+    v_deleted := v_deleted || jsonb_build_object('tick', cardinality(v_keys));
+    v_more := v_more OR cardinality(v_keys) = p_limit;
+
+    v_ids := ARRAY(SELECT u.id FROM public.resource_usage AS u WHERE u.timestamp < v_before ORDER BY u.timestamp LIMIT p_limit);
+    DELETE FROM public.resource_usage AS u WHERE u.id = ANY (v_ids);
+    v_deleted := v_deleted || jsonb_build_object('resource_usage', cardinality(v_ids));
+    v_more := v_more OR cardinality(v_ids) = p_limit;
+
+    v_ids := ARRAY(SELECT e.id FROM lead.error_log AS e WHERE e.occurred_at < v_before ORDER BY e.occurred_at LIMIT p_limit);
+    DELETE FROM lead.error_log AS e WHERE e.id = ANY (v_ids);
+    v_deleted := v_deleted || jsonb_build_object('error_log', cardinality(v_ids));
+    v_more := v_more OR cardinality(v_ids) = p_limit;
+
+    RETURN jsonb_build_object('deleted', v_deleted, 'more', v_more, 'before', v_before);
+END;
+$$;
+
+DO $$
+BEGIN
+    PERFORM lead.record_functions();
     PERFORM lead.apply_security();
 END;
 $$;

@@ -6,7 +6,11 @@ Invariants
 - Never in the way: a statement that would have to wait for a lock while claims queue behind it gives up after
   `LOCK_PATIENCE`, everything is rolled back, and the whole is tried again. The files themselves change only
   what isn't right already, so deploying to a live database is safe, and deploying twice changes nothing.
+- Forward only: an older deployment is brought forward in the same transaction, and an older version is
+  refused over a newer one, by the files themselves (so by psql too).
 - Settings from the environment seed rows that are missing; rows that exist win (`DeployReport.differing`).
+- A dry run applies everything in a transaction that it rolls back, and answers what changed meanwhile. It
+  holds the locks that the deployment would, for as long.
 
 Dagster's own tables live in the schema `dagster` of the same database and are made, or brought forward, by
 Dagster's code (`prepare_dagster_storage`), once, before its processes start: together on an empty database
@@ -20,18 +24,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
+from typing import Literal, TypeVar, overload
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
 
 from lead_coordinator import __version__
 from lead_coordinator.database.connection import Database, connect, dagster_url, mask_url
 from lead_coordinator.database.control import Difference, configure_platform
+from lead_coordinator.database.plan import DeployPlan, compare, look_after, look_before
 from lead_coordinator.database.scripts import ScriptError, statements
 from lead_coordinator.database.urls import DAGSTER_SCHEMA
 from lead_coordinator.errors import DatabaseError, DeployError, UnsupportedServer
@@ -40,6 +47,7 @@ from lead_coordinator.settings import Settings
 
 __all__ = [
     "SQL_FILES",
+    "DeployPlan",
     "DeployReport",
     "DeployedFile",
     "apply_files",
@@ -58,6 +66,8 @@ MINIMUM_SERVER = 150000  # server_version_num of PostgreSQL 15
 LOCK_PATIENCE = "3s"
 LOCK_ATTEMPTS = 5
 LOCK_NAME = "lead_coordinator.deploy"
+OLDER_VERSION = "LC006"  # the SQLSTATE of files that are older than what is deployed
+T = TypeVar("T")
 DAGSTER_TIMEOUT_SECONDS = 300  # a migration of a large event log takes minutes
 
 
@@ -90,19 +100,27 @@ def sql_files() -> list[Path]:
     return [product_file(name) for name in SQL_FILES]
 
 
-def deploy(url: str, settings: Settings) -> DeployReport:
-    """Deploys the control plane to the database at `url` and seeds its settings.
+@overload
+def deploy(url: str, settings: Settings, *, dry_run: Literal[False] = False) -> DeployReport: ...
 
-    Raises `UnsupportedServer` (older than PostgreSQL 15), `DatabaseUnavailable`, or `DeployError` with file
-    and line.
+
+@overload
+def deploy(url: str, settings: Settings, *, dry_run: Literal[True]) -> DeployPlan: ...
+
+
+def deploy(url: str, settings: Settings, *, dry_run: bool = False) -> DeployReport | DeployPlan:
+    """Deploys the control plane to the database at `url`, or brings it forward, and seeds its settings.
+
+    With `dry_run` nothing is changed, and the answer says what would be. Raises `UnsupportedServer` (older
+    than PostgreSQL 15), `DatabaseUnavailable`, or `DeployError` with file and line, or with the version that
+    is deployed where that is newer.
     """
     started = time.monotonic()
     with connect(url) as connection:
         server_version = _check_server(connection, url)
+        if dry_run:
+            return _plan(connection, server_version, settings)
         files = apply_files(connection, sql_files())
-        connection.execute(
-            "INSERT INTO lead.deployment (version) VALUES (%s) ON CONFLICT DO NOTHING", [__version__]
-        )
     with Database(url) as db:
         configured = configure_platform(db, settings.platform_settings())
     return DeployReport(
@@ -115,17 +133,46 @@ def deploy(url: str, settings: Settings) -> DeployReport:
     )
 
 
+def _plan(connection: psycopg.Connection[DictRow], server_version: str, settings: Settings) -> DeployPlan:
+    def try_out() -> DeployPlan:
+        files = sql_files()
+        before = look_before(connection, files)
+        _apply_all(connection, files)
+        connection.execute(
+            "SELECT public.configure_platform(%s)", [Jsonb(dict(settings.platform_settings()))]
+        )
+        after = look_after(connection)
+        versions = [name for kind, name in before if kind == "version"]
+        return DeployPlan(
+            server_version=server_version,
+            version_before=max(versions, key=_version_number, default=None)
+            or ("0.1.0" if ("table", "lead.task") in before else None),
+            version_after=__version__,
+            changes=compare(before, after),
+        )
+
+    return _patiently(connection, try_out, keep=False)
+
+
+def _version_number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
 def apply_files(connection: psycopg.Connection[DictRow], files: Sequence[Path]) -> tuple[DeployedFile, ...]:
     """Applies psql scripts in one transaction and makes the schema `dagster`.
 
     Tries again where a lock is held.
     """
+    return _patiently(connection, lambda: _apply_all(connection, files), keep=True)
+
+
+def _patiently(connection: psycopg.Connection[DictRow], action: Callable[[], T], *, keep: bool) -> T:
+    """`action` in a transaction, begun anew where a lock is held for too long; undone unless `keep`."""
     for attempt in range(1, LOCK_ATTEMPTS + 1):
         try:
-            with connection.transaction():
+            with connection.transaction(force_rollback=not keep):
                 connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [LOCK_NAME])
-                connection.execute(_create_dagster_schema())
-                return tuple(_apply(connection, path) for path in files)
+                return action()
         except psycopg.errors.LockNotAvailable as error:
             if attempt == LOCK_ATTEMPTS:
                 raise DeployError(
@@ -136,6 +183,11 @@ def apply_files(connection: psycopg.Connection[DictRow], files: Sequence[Path]) 
         except psycopg.Error as error:
             raise DeployError(f"Nothing was changed: {error.diag.message_primary or error}") from error
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _apply_all(connection: psycopg.Connection[DictRow], files: Sequence[Path]) -> tuple[DeployedFile, ...]:
+    connection.execute(_create_dagster_schema())
+    return tuple(_apply(connection, path) for path in files)
 
 
 def _apply(connection: psycopg.Connection[DictRow], path: Path) -> DeployedFile:
@@ -150,6 +202,10 @@ def _apply(connection: psycopg.Connection[DictRow], path: Path) -> DeployedFile:
             except psycopg.errors.LockNotAvailable:
                 raise
             except psycopg.Error as error:
+                if error.sqlstate == OLDER_VERSION:
+                    raise DeployError(
+                        f"Nothing was changed: {error.diag.message_primary}; {error.diag.message_hint}."
+                    ) from error
                 raise DeployError(_located(path, statement.line, statement.text, error)) from error
             count += 1
     except ScriptError as error:

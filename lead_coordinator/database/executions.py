@@ -8,7 +8,7 @@ more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -205,6 +205,29 @@ async def fail_task(
         **given(retry_after_ms=retry_after_ms, current_time=current_time),
     )
     return FailedTask(answer["status"], _time(answer["retry_at"]), answer["attempts"], answer["defer_reason"])
+
+
+async def give_back_tasks(
+    db: AsyncDatabase,
+    lease: Lease,
+    task_ids: Sequence[int],
+    reason: str,
+    *,
+    current_time: datetime | None = None,
+) -> int:
+    """Puts tasks of the batch back into the queue; no attempt is spent. Answers how many it still held.
+
+    Raises `StaleLease`.
+    """
+    answer = await db.call(
+        "give_back_tasks",
+        execution_id=lease.execution_id,
+        fence=lease.fence,
+        task_ids=list(task_ids),
+        reason=reason.replace("\x00", "\ufffd"),
+        **given(current_time=current_time),
+    )
+    return int(answer)
 
 
 async def finish_execution(

@@ -100,13 +100,25 @@ def submit_tasks(
     )
 
 
-def cancel_task(db: Database, task_id: int, reason: str, *, current_time: datetime | None = None) -> bool:
-    """Cancels a task that hasn't ended. False: it was too late. Raises `NotFound`."""
-    return bool(db.call("cancel_task", task_id=task_id, reason=reason, **given(current_time=current_time)))
+def cancel_task(
+    db: Database,
+    task_id: int,
+    reason: str,
+    *,
+    actor: str | None = None,
+    current_time: datetime | None = None,
+) -> bool:
+    """Cancels a task that waits. False: it is being worked on, or has ended. Raises `NotFound`.
+
+    `actor`: who asks for it, for the audit log.
+    """
+    parameters = given(actor=actor, current_time=current_time)
+    return bool(db.call("cancel_task", task_id=task_id, reason=reason, **parameters))
 
 
 def get_task(db: Database, task_id: int) -> dict[str, Any]:
-    """The whole task: its row in `task_queue` and `task_attempts`, `calls`, `publication`, `dead_letter`.
+    """The whole task: its row in `task_queue` and `task_attempts`, `calls`, `publication`, `dead_letter`
+    (while one is open) and `dead_letters` (all there ever were).
 
     `attempts` in the row counts those spent; `task_attempts` holds each, oldest first. Raises `NotFound`.
     """

@@ -56,6 +56,10 @@ class Play:
         )
         return Run(started["execution_id"], started["fence"], [task["task_id"] for task in started["tasks"]])
 
+    def claim(self, limit: int, task_type: str = "content_generation") -> list[dict[str, Any]]:
+        """What a worker of its own gets: a row a task."""
+        return self.db.rows("SELECT * FROM claim_tasks('w', %s, %s, 60, %s)", [task_type, limit, self.now])
+
     def run_started(self) -> Run:
         """Decides, and starts the one execution that is expected to come of it."""
         self.decide()
