@@ -7,11 +7,11 @@ INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --constra
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo up test check format
+.PHONY: help demo up test check format fingerprints
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-8s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-14s%s\n", $$1, $$2 }'
 
 demo: $(VENV)/.installed ## Topics in, articles out: the whole platform, then it stops (KEEP=1 leaves it up)
 	$(BIN)/lead-coordinator demo --follow-parent $(if $(filter-out 0,$(KEEP)),--keep)
@@ -31,6 +31,9 @@ check: $(VENV)/.installed-dev ## Check format, lint, types and SQL
 format: $(VENV)/.installed-dev ## Format the Python files and sort their imports
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
+
+fingerprints: $(VENV)/.installed-dev ## Write what sql/ defines into sql/testing-suite.sql, after a change to it
+	$(BIN)/python -m lead_coordinator_tests.database.expected_objects
 
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt $(BIN)/python
 	@echo "Installing the platform into $(VENV) (once; about a minute) …"

@@ -31,6 +31,7 @@ GROUP_INSIGHT: Final = "insight"
 CONTENT_JOB: Final = "content_pipeline_job"
 COORDINATOR_JOB: Final = "coordinator_job"
 REPORTS_JOB: Final = "reports_job"
+PRUNE_JOB: Final = "prune_job"
 
 # The job of each workflow type. A type that is missing here has no pipeline yet: its policy is disabled in
 # SQL.

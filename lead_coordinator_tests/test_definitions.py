@@ -45,7 +45,7 @@ def test_the_definitions_load_in_a_fresh_process_without_a_database_and_without_
     result = load(script)
     assert result.returncode == 0, result.stderr
     names, heavy = json.loads(result.stdout)
-    assert {tags.COORDINATOR_JOB, tags.CONTENT_JOB, tags.REPORTS_JOB} <= set(names)
+    assert {tags.COORDINATOR_JOB, tags.CONTENT_JOB, tags.REPORTS_JOB, tags.PRUNE_JOB} <= set(names)
     assert heavy == [], "every run of the platform would pay for these imports"
     assert "BetaWarning" not in result.stderr
 
@@ -102,7 +102,8 @@ def test_every_job_schedule_and_sensor_has_a_description_an_owner_and_tags():
 def test_the_platform_works_by_itself_once_it_is_started():
     repository = defs.get_repository_def()
     assert {s.name: s.cron_schedule for s in repository.schedule_defs} == {
-        "coordinator_schedule": "*/5 * * * *"
+        "coordinator_schedule": "*/5 * * * *",
+        "prune_schedule": "30 3 * * *",
     }
     assert all(s.default_status == DefaultScheduleStatus.RUNNING for s in repository.schedule_defs)
     assert all(s.default_status == DefaultSensorStatus.RUNNING for s in repository.sensor_defs)

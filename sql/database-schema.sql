@@ -80,11 +80,18 @@ BEGIN
 END;
 $$;
 
+-- Helpers that only an earlier version calls. A call that is under way while it is brought forward goes on with the body it began
+-- with, and finds them; the next deployment drops them.
+CREATE OR REPLACE FUNCTION lead.outgoing_functions() RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY['lead.claim_tasks(text, text, integer, timestamp with time zone)'];
+
 -- Bringing an older deployment forward ---------------------------------------------------------------------------------
--- What CREATE … IF NOT EXISTS can't do: change what is there. Each step looks before it acts, so that it is done once, also if an
--- earlier attempt ended between two files. What is only missing (tables, indexes, views that were dropped here) is made below.
+-- What CREATE … IF NOT EXISTS can't do: change what is there. Each step looks before it acts, so that it is done once, also if
+-- an earlier attempt ended between two files. What is only missing (a table, an index, a trigger, a view) is made further below.
+-- A function whose parameters changed is dropped where its successor is made, in the same transaction.
 --
--- The tables that change are locked first, all together, or not at all: a client that holds one of them and waits for another is
+-- The tables that change are locked first, all together or not at all: a client that holds one of them and waits for another is
 -- let through within a third of a second, and never chosen as the victim of a deadlock.
 DO $$
 DECLARE
@@ -95,29 +102,119 @@ BEGIN
     IF to_regclass('lead.task') IS NULL THEN
         RETURN;
     END IF;
-    WITH new_columns (place, relation, name, definition) AS (
+    -- 0.2.0: what may be claimed and what becomes due are tables of their own. They are filled before anything is locked, which takes
+    -- seconds for a million waiting tasks; what changes meanwhile is made up for below, once lead.task is locked.
+    IF to_regclass('lead.ready') IS NULL THEN
+        CREATE TABLE lead.ready (
+            task_type text NOT NULL, lane text NOT NULL, score smallint NOT NULL, queued_at timestamptz NOT NULL, task_id bigint NOT NULL
+        ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+        CREATE TABLE lead.due (
+            due_at timestamptz NOT NULL, task_id bigint NOT NULL, PRIMARY KEY (due_at, task_id)
+        ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+        -- Whatever began later than this may be unseen by the two statements after it.
+        PERFORM set_config('lead.forward_since', pg_snapshot_xmin(pg_current_snapshot())::text, true);
+        INSERT INTO lead.ready (task_type, lane, score, queued_at, task_id)
+        SELECT t.task_type, coalesce(t.tenant, ''), t.score, t.queued_at, t.id FROM lead.task AS t WHERE t.status = 'queued';
+        INSERT INTO lead.due (due_at, task_id)
+        SELECT t.deferred_until, t.id FROM lead.task AS t WHERE t.status = 'deferred' AND t.deferred_until IS NOT NULL;
+        CREATE UNIQUE INDEX ready_in_order ON lead.ready (task_type, lane, score DESC, queued_at, task_id);
+    END IF;
+    WITH new_columns (relation, name, definition) AS (
         VALUES
-        (1, 'lead.deployment', 'fingerprint', 'text')
-    ), old_functions (place, signature) AS (
-        -- Signatures that were replaced: left alone, a call with defaults would fit both. The newest file makes the new one.
-        SELECT 30, f.signature
-        FROM unnest(ARRAY[]::text[]) AS f (signature)
-    ), steps (place, relation, is_needed, statement) AS (
-        SELECT c.place, c.relation,
-            NOT EXISTS (
-                SELECT 1 FROM pg_attribute AS a
-                WHERE a.attrelid = to_regclass(c.relation) AND a.attname = c.name AND NOT a.attisdropped
-            ),
-            format('ALTER TABLE %s ADD COLUMN %I %s', c.relation, c.name, c.definition)
+        -- since 0.2.0
+        ('lead.workflow_policy', 'mode', 'text NOT NULL DEFAULT ''open'' CHECK (mode IN (''open'', ''paused'', ''draining''))'),
+        ('lead.queue_depth_delta', 'lane', 'text NOT NULL DEFAULT '''''),
+        ('lead.api_call', 'tenant', 'text'),
+        ('lead.deployment', 'fingerprint', 'text'),
+        ('public.workflow_orchestration', 'is_external', 'boolean NOT NULL DEFAULT false'),
+        ('public.workflow_orchestration', 'task_ids', 'bigint[] NOT NULL DEFAULT ''{}''')
+    ), missing AS (
+        SELECT c.relation, c.name, c.definition
         FROM new_columns AS c
+        WHERE NOT EXISTS (
+            SELECT 1 FROM pg_attribute AS a
+            WHERE a.attrelid = to_regclass(c.relation) AND a.attname = c.name AND NOT a.attisdropped
+        )
+    ), steps (place, relation, is_needed, statement) AS (
+        SELECT 10, m.relation, true, format('ALTER TABLE %s ADD COLUMN %I %s', m.relation, m.name, m.definition) FROM missing AS m
         UNION ALL
-        SELECT f.place, NULL, to_regprocedure(f.signature) IS NOT NULL, format('DROP FUNCTION %s', f.signature)
-        FROM old_functions AS f
+        -- 0.2.0: a tenant's tasks are counted in its own lane.
+        SELECT 11, 'lead.task', EXISTS (SELECT 1 FROM missing AS m WHERE m.name = 'lane'),
+            'INSERT INTO lead.queue_depth_delta (task_type, lane, status, tasks)
+            SELECT t.task_type, l.lane, t.status, l.sign * count(*)
+            FROM lead.task AS t CROSS JOIN LATERAL (VALUES (t.tenant, 1), ('''', -1)) AS l (lane, sign)
+            WHERE t.tenant IS NOT NULL GROUP BY t.task_type, l.lane, t.status, l.sign'
+        UNION ALL
+        -- Until the second file makes it anew, nothing folds the log: the old way forgets lanes.
+        SELECT 12, NULL, EXISTS (SELECT 1 FROM missing AS m WHERE m.name = 'lane'),
+            'CREATE OR REPLACE FUNCTION lead.fold_queue_depth() RETURNS void LANGUAGE sql AS '''''
+        UNION ALL
+        SELECT 13, 'public.workflow_orchestration', EXISTS (SELECT 1 FROM missing AS m WHERE m.name = 'task_ids'),
+            'UPDATE public.workflow_orchestration AS w
+            SET task_ids = ARRAY(
+                SELECT t.id FROM lead.task AS t WHERE t.execution_id = w.execution_id AND t.status = ''processing'' ORDER BY t.id
+            )
+            WHERE w.status IN (''pending'', ''analyzing'', ''dispatching'', ''running'')'
+        UNION ALL
+        -- 0.2.0: no index holds a task's status.
+        SELECT 20, 'lead.task', current_setting('lead.forward_since', true) <> '', NULL
+        UNION ALL
+        SELECT 20, 'lead.task', to_regclass('lead.' || i.name) IS NOT NULL, format('DROP INDEX lead.%I', i.name)
+        FROM (VALUES ('task_ready'), ('task_deferred'), ('task_processing')) AS i (name)
+        UNION ALL
+        -- 0.2.0: budgets a tenant.
+        SELECT 20, 'lead.budget_account', NOT EXISTS (
+            SELECT 1 FROM pg_constraint AS c
+            WHERE c.conrelid = to_regclass('lead.budget_account') AND c.conname = 'budget_account_scope_check'
+                AND pg_get_constraintdef(c.oid) LIKE '%''tenant''%'
+        ), 'ALTER TABLE lead.budget_account DROP CONSTRAINT budget_account_scope_check, ADD CONSTRAINT budget_account_scope_check
+            CHECK (scope IN (''total'', ''workflow'', ''provider'', ''tenant''))'
+        UNION ALL
+        -- 0.2.0: fair shares are rows of lead.fair_share.
+        SELECT 20, 'lead.coordinator', EXISTS (
+            SELECT 1 FROM pg_attribute AS a
+            WHERE a.attrelid = to_regclass('lead.coordinator') AND a.attname = 'slots_served' AND NOT a.attisdropped
+        ), 'ALTER TABLE lead.coordinator DROP COLUMN slots_served'
+        UNION ALL
+        -- 0.2.0: a task may die more than once, and each death is resolved on its own.
+        SELECT 20, 'lead.dead_letter', NOT EXISTS (
+            SELECT 1 FROM pg_attribute AS a WHERE a.attrelid = to_regclass('lead.dead_letter') AND a.attname = 'resolution'
+        ), 'ALTER TABLE lead.dead_letter DROP CONSTRAINT dead_letter_pkey, ALTER COLUMN task_id SET NOT NULL,
+            ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            ADD COLUMN times_replayed integer NOT NULL DEFAULT 0,
+            ADD COLUMN resolved_at timestamptz,
+            ADD COLUMN resolution text CHECK (resolution IN (''replayed'', ''discarded'')),
+            ADD COLUMN resolved_by text,
+            ADD COLUMN resolution_reason text,
+            ADD CONSTRAINT dead_letter_resolved CHECK ((resolution IS NULL) = (resolved_at IS NULL))'
+        UNION ALL
+        SELECT 20, 'lead.task', NOT EXISTS (
+            SELECT 1 FROM pg_class AS c WHERE c.oid = to_regclass('lead.task') AND 'fillfactor=80' = ANY (c.reloptions)
+        ), 'ALTER TABLE lead.task SET (fillfactor = 80)'
+        UNION ALL
+        -- Only to be locked here: an index or a trigger of theirs is made below.
+        SELECT 90, m.relation, NOT EXISTS (
+            SELECT 1 FROM pg_index AS i INNER JOIN pg_class AS c ON c.oid = i.indexrelid
+            WHERE i.indrelid = to_regclass(m.relation) AND c.relname = m.name
+            UNION ALL
+            SELECT 1 FROM pg_trigger AS t WHERE t.tgrelid = to_regclass(m.relation) AND t.tgname = m.name
+        ), NULL
+        FROM (VALUES
+            ('lead.task_dependency', 'task_dependency_task'),
+            ('lead.dead_letter', 'dead_letter_open'),
+            ('lead.setting', 'older_files_refused'),
+            ('lead.setting', 'setting_audited'),
+            ('lead.workflow_policy', 'policy_audited'),
+            ('public.api_rate_limits', 'rate_limit_audited'),
+            ('lead.task', 'task_forgotten'),
+            ('lead.task', 'task_truncated')
+        ) AS m (relation, name)
     )
-    SELECT array_agg(s.statement ORDER BY s.place), string_agg(DISTINCT s.relation, ', ' ORDER BY s.relation)
+    SELECT array_agg(s.statement ORDER BY s.place) FILTER (WHERE s.statement IS NOT NULL),
+        string_agg(DISTINCT s.relation, ', ' ORDER BY s.relation)
     INTO v_steps, v_tables
     FROM steps AS s
-    WHERE s.is_needed AND (s.relation IS NULL OR to_regclass(s.relation) IS NOT NULL);
+    WHERE s.is_needed;
 
     FOR v_try IN 1..40 LOOP
         EXIT WHEN v_tables IS NULL;
@@ -200,20 +297,10 @@ CREATE TABLE IF NOT EXISTS lead.task (
     task_type text NOT NULL CHECK (
         task_type IN ('content_generation', 'seo_analysis', 'revenue_optimization', 'intelligence_analysis')
     ),
-    status text NOT NULL DEFAULT 'queued' CHECK (
-        status IN ('queued', 'processing', 'completed', 'failed', 'deferred', 'cancelled', 'dead_letter')
-    ),
-    priority_base integer NOT NULL DEFAULT 50 CHECK (priority_base BETWEEN 0 AND 100),
-    score smallint NOT NULL GENERATED ALWAYS AS (
-        lead.static_score(priority_base, value_usd, predicted_success_rate)
-    ) STORED,
     payload jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(payload) = 'object'),
     dependencies bigint[] NOT NULL DEFAULT '{}',
     estimated_duration_ms integer CHECK (estimated_duration_ms >= 0),
     estimated_cost numeric(20, 10) CHECK (estimated_cost >= 0),
-    -- NULL while deferred: until the tasks it depends on have completed.
-    deferred_until timestamptz,
-    defer_reason text,
     predicted_success_rate numeric(5, 4) CHECK (predicted_success_rate BETWEEN 0 AND 1),
     complexity_score numeric(6, 3),
     value_usd numeric(20, 10) CHECK (value_usd >= 0 AND value_usd < 'infinity'),
@@ -221,31 +308,52 @@ CREATE TABLE IF NOT EXISTS lead.task (
     not_before timestamptz,
     tenant text,
     idempotency_key text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    priority_base integer NOT NULL DEFAULT 50 CHECK (priority_base BETWEEN 0 AND 100),
+    score smallint NOT NULL GENERATED ALWAYS AS (
+        lead.static_score(priority_base, value_usd, predicted_success_rate)
+    ) STORED,
+    queued_at timestamptz NOT NULL DEFAULT now(),
+    -- NULL while deferred: until the tasks it depends on have completed.
+    deferred_until timestamptz,
+    defer_reason text,
     attempts smallint NOT NULL DEFAULT 0,
     deferrals smallint NOT NULL DEFAULT 0,
     stalls smallint NOT NULL DEFAULT 0,
-    execution_id text,
-    claimed_at timestamptz,
-    cost_usd numeric(20, 10) NOT NULL DEFAULT 0,
-    result jsonb,
     last_error_class text,
     last_error_message text,
-    queued_at timestamptz NOT NULL DEFAULT now(),
-    created_at timestamptz NOT NULL DEFAULT now(),
-    processed_at timestamptz
-) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05);
+    cost_usd numeric(20, 10) NOT NULL DEFAULT 0,
+    -- What a claim and a completion change comes last: the log then holds only the end of the row.
+    status text NOT NULL DEFAULT 'queued' CHECK (
+        status IN ('queued', 'processing', 'completed', 'failed', 'deferred', 'cancelled', 'dead_letter')
+    ),
+    execution_id text,
+    claimed_at timestamptz,
+    processed_at timestamptz,
+    result jsonb
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05);
+
+-- What may be claimed, and what becomes due, in tables of their own that triggers keep: so no index of lead.task holds its status,
+-- and a claim or a completion is a HOT update that touches no index at all. Locks are always taken on lead.task first.
+CREATE TABLE IF NOT EXISTS lead.ready (
+    task_type text NOT NULL,
+    lane text NOT NULL,
+    score smallint NOT NULL,
+    queued_at timestamptz NOT NULL,
+    task_id bigint NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+CREATE TABLE IF NOT EXISTS lead.due (
+    due_at timestamptz NOT NULL,
+    task_id bigint NOT NULL,
+    PRIMARY KEY (due_at, task_id)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
 DO $$
 BEGIN
     -- CREATE INDEX IF NOT EXISTS would lock the table before it looks; this looks first.
-    IF to_regclass('lead.task_ready') IS NULL THEN
-        CREATE INDEX task_ready ON lead.task (task_type, coalesce(tenant, ''), score DESC, queued_at, id) WHERE status = 'queued';
-    END IF;
-    IF to_regclass('lead.task_deferred') IS NULL THEN
-        CREATE INDEX task_deferred ON lead.task (deferred_until) WHERE status = 'deferred';
-    END IF;
-    IF to_regclass('lead.task_processing') IS NULL THEN
-        CREATE INDEX task_processing ON lead.task (execution_id) WHERE status = 'processing';
+    IF to_regclass('lead.ready_in_order') IS NULL THEN
+        CREATE UNIQUE INDEX ready_in_order ON lead.ready (task_type, lane, score DESC, queued_at, task_id);
     END IF;
 END;
 $$;
@@ -334,19 +442,6 @@ CREATE TABLE IF NOT EXISTS lead.dead_letter (
 
 DO $$
 BEGIN
-    -- The first version kept one row a task and had the task for its key.
-    IF NOT EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = 'lead.dead_letter'::regclass AND attname = 'resolution') THEN
-        ALTER TABLE lead.dead_letter DROP CONSTRAINT dead_letter_pkey;
-        ALTER TABLE lead.dead_letter
-        ALTER COLUMN task_id SET NOT NULL,
-        ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        ADD COLUMN times_replayed integer NOT NULL DEFAULT 0,
-        ADD COLUMN resolved_at timestamptz,
-        ADD COLUMN resolution text CHECK (resolution IN ('replayed', 'discarded')),
-        ADD COLUMN resolved_by text,
-        ADD COLUMN resolution_reason text,
-        ADD CONSTRAINT dead_letter_resolved CHECK ((resolution IS NULL) = (resolved_at IS NULL));
-    END IF;
     IF to_regclass('lead.dead_letter_open') IS NULL THEN
         CREATE UNIQUE INDEX dead_letter_open ON lead.dead_letter (task_id) WHERE resolution IS NULL;
         CREATE INDEX dead_letter_waiting ON lead.dead_letter (created_at, id) WHERE resolution IS NULL;
@@ -452,7 +547,9 @@ CREATE TABLE IF NOT EXISTS public.workflow_orchestration (
     tasks_completed integer NOT NULL DEFAULT 0,
     tasks_failed integer NOT NULL DEFAULT 0,
     quality_scores integer NOT NULL DEFAULT 0,
-    quality_sum numeric(20, 4) NOT NULL DEFAULT 0
+    quality_sum numeric(20, 4) NOT NULL DEFAULT 0,
+    -- What was claimed for it, so that no index on lead.task is needed to find it again.
+    task_ids bigint[] NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 
 DO $$
@@ -710,10 +807,10 @@ BEGIN
 END;
 $$;
 
--- How far prune_history has looked, so that a step never reads again what an earlier one had to leave.
+-- How far prune_history has looked in this round (NULL: through), so that no step reads again what an earlier one had to leave.
 CREATE TABLE IF NOT EXISTS lead.prune_progress (
     table_name text PRIMARY KEY,
-    position bigint NOT NULL DEFAULT 0,
+    position bigint DEFAULT 0,
     completed_at timestamptz
 ) WITH (fillfactor = 50);
 
@@ -895,6 +992,11 @@ BEGIN
         END USING ERRCODE = 'LC001';
     END IF;
 
+    INSERT INTO lead.ready (task_type, lane, score, queued_at, task_id)
+    SELECT n.task_type, coalesce(n.tenant, ''), n.score, n.queued_at, n.id FROM new_tasks AS n WHERE n.status = 'queued';
+    INSERT INTO lead.due (due_at, task_id)
+    SELECT n.deferred_until, n.id FROM new_tasks AS n WHERE n.status = 'deferred' AND n.deferred_until IS NOT NULL;
+
     IF v_with_dependencies > 0 THEN
         INSERT INTO lead.task_dependency (task_id, depends_on)
         SELECT DISTINCT n.id, d.depends_on
@@ -920,17 +1022,42 @@ $$;
 
 CREATE OR REPLACE FUNCTION lead.count_updated_tasks() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+-- A look-up by key for each row, whatever the planner believes about tables that have just been filled.
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off
 AS $$
+DECLARE
+    v_queued bigint;
+    v_deferred bigint;
 BEGIN
-    INSERT INTO lead.queue_depth_delta (task_type, lane, status, tasks)
-    SELECT moved.task_type, moved.lane, moved.status, sum(moved.tasks)::integer
-    FROM (
-        SELECT o.task_type, coalesce(o.tenant, '') AS lane, o.status, -1 AS tasks FROM old_tasks AS o
-        UNION ALL
-        SELECT n.task_type, coalesce(n.tenant, ''), n.status, 1 FROM new_tasks AS n
-    ) AS moved
-    GROUP BY moved.task_type, moved.lane, moved.status
-    HAVING sum(moved.tasks) <> 0;
+    WITH moved AS (
+        SELECT m.task_type, m.lane, m.status, sum(m.tasks)::integer AS tasks, count(*) AS noted
+        FROM (
+            SELECT o.task_type, coalesce(o.tenant, '') AS lane, o.status, -1 AS tasks FROM old_tasks AS o
+            UNION ALL
+            SELECT n.task_type, coalesce(n.tenant, ''), n.status, 1 FROM new_tasks AS n
+        ) AS m
+        GROUP BY m.task_type, m.lane, m.status
+    ), logged AS (
+        INSERT INTO lead.queue_depth_delta (task_type, lane, status, tasks)
+        SELECT m.task_type, m.lane, m.status, m.tasks FROM moved AS m WHERE m.tasks <> 0
+    )
+    SELECT count(*) FILTER (WHERE m.status = 'queued'), count(*) FILTER (WHERE m.status = 'deferred') INTO v_queued, v_deferred
+    FROM moved AS m;
+    IF v_queued > 0 THEN
+        DELETE FROM lead.ready AS r
+        USING old_tasks AS o
+        WHERE o.status = 'queued' AND r.task_type = o.task_type AND r.lane = coalesce(o.tenant, '') AND r.score = o.score
+            AND r.queued_at = o.queued_at AND r.task_id = o.id;
+        INSERT INTO lead.ready (task_type, lane, score, queued_at, task_id)
+        SELECT n.task_type, coalesce(n.tenant, ''), n.score, n.queued_at, n.id FROM new_tasks AS n WHERE n.status = 'queued';
+    END IF;
+    IF v_deferred > 0 THEN
+        DELETE FROM lead.due AS d
+        USING old_tasks AS o
+        WHERE o.status = 'deferred' AND d.due_at = o.deferred_until AND d.task_id = o.id;
+        INSERT INTO lead.due (due_at, task_id)
+        SELECT n.deferred_until, n.id FROM new_tasks AS n WHERE n.status = 'deferred' AND n.deferred_until IS NOT NULL;
+    END IF;
     RETURN NULL;
 END;
 $$;
@@ -942,6 +1069,22 @@ BEGIN
     INSERT INTO lead.queue_depth_delta (task_type, lane, status, tasks)
     SELECT o.task_type, coalesce(o.tenant, ''), o.status, -count(*)::integer
     FROM old_tasks AS o GROUP BY o.task_type, coalesce(o.tenant, ''), o.status;
+    DELETE FROM lead.ready AS r
+    USING old_tasks AS o
+    WHERE o.status = 'queued' AND r.task_type = o.task_type AND r.lane = coalesce(o.tenant, '') AND r.score = o.score
+        AND r.queued_at = o.queued_at AND r.task_id = o.id;
+    DELETE FROM lead.due AS d
+    USING old_tasks AS o
+    WHERE o.status = 'deferred' AND d.due_at = o.deferred_until AND d.task_id = o.id;
+    RETURN NULL;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION lead.forget_truncated_tasks() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    TRUNCATE lead.ready, lead.due, lead.queue_depth_delta, lead.task_dependency;
     RETURN NULL;
 END;
 $$;
@@ -957,7 +1100,8 @@ BEGIN
     IF EXISTS (SELECT 1 FROM pg_proc AS p WHERE p.oid = 'lead.check_setting()'::regprocedure AND p.xmin = v_now)
         AND EXISTS (SELECT 1 FROM pg_proc AS p WHERE p.oid = 'lead.schema_version()'::regprocedure AND p.xmin <> v_now) THEN
         RAISE EXCEPTION 'version: this database is at %, and an older one may not be deployed over it: there is no way back',
-            lead.schema_version() USING ERRCODE = 'LC006', HINT = format('deploy version %s or a newer one', lead.schema_version());
+            lead.schema_version()
+            USING ERRCODE = 'LC006', HINT = format('deploy version %s or a newer one', lead.schema_version());
     END IF;
     RETURN NULL;
 END;
@@ -999,6 +1143,7 @@ BEGIN
         FOR EACH STATEMENT EXECUTE FUNCTION lead.count_updated_tasks();
         CREATE TRIGGER task_deleted AFTER DELETE ON lead.task
         REFERENCING OLD TABLE AS old_tasks FOR EACH STATEMENT EXECUTE FUNCTION lead.count_deleted_tasks();
+        CREATE TRIGGER task_truncated AFTER TRUNCATE ON lead.task FOR EACH STATEMENT EXECUTE FUNCTION lead.forget_truncated_tasks();
         CREATE TRIGGER setting_checked BEFORE INSERT OR UPDATE ON lead.setting
         FOR EACH ROW EXECUTE FUNCTION lead.check_setting();
         CREATE TRIGGER rate_limit_filled BEFORE INSERT OR UPDATE OF requests_per_minute ON public.api_rate_limits
@@ -1009,6 +1154,43 @@ BEGIN
     IF NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'older_files_refused' AND tgrelid = 'lead.setting'::regclass) THEN
         CREATE TRIGGER older_files_refused BEFORE INSERT ON lead.setting
         FOR EACH STATEMENT EXECUTE FUNCTION lead.refuse_older_files();
+    END IF;
+END;
+$$;
+
+-- Bringing an older deployment forward, what is left of it: what changed while the new tables were filled -------------------
+-- lead.task is locked since further above. Row versions younger than the filling are the only ones that it may have missed.
+DO $$
+DECLARE
+    v_since xid;
+    v_queued bigint;
+    v_deferred bigint;
+BEGIN
+    IF current_setting('lead.forward_since', true) <> '' THEN
+        v_since := (current_setting('lead.forward_since')::numeric % 4294967296)::text::xid;
+        CREATE TEMPORARY TABLE changed_meanwhile ON COMMIT DROP AS
+        SELECT t.id, t.status, t.task_type, coalesce(t.tenant, '') AS lane, t.score, t.queued_at, t.deferred_until
+        FROM lead.task AS t WHERE age(t.xmin) <= age(v_since);
+        DELETE FROM lead.ready AS r USING pg_temp.changed_meanwhile AS c WHERE r.task_id = c.id;
+        DELETE FROM lead.due AS d USING pg_temp.changed_meanwhile AS c WHERE d.task_id = c.id;
+        INSERT INTO lead.ready (task_type, lane, score, queued_at, task_id)
+        SELECT c.task_type, c.lane, c.score, c.queued_at, c.id FROM pg_temp.changed_meanwhile AS c WHERE c.status = 'queued';
+        INSERT INTO lead.due (due_at, task_id)
+        SELECT c.deferred_until, c.id FROM pg_temp.changed_meanwhile AS c WHERE c.status = 'deferred' AND c.deferred_until IS NOT NULL;
+        -- A row that was deleted meanwhile has no version that tells.
+        SELECT count(*) FILTER (WHERE t.status = 'queued'),
+            count(*) FILTER (WHERE t.status = 'deferred' AND t.deferred_until IS NOT NULL)
+        INTO v_queued, v_deferred
+        FROM lead.task AS t;
+        IF (SELECT count(*) FROM lead.ready) <> v_queued OR (SELECT count(*) FROM lead.due) <> v_deferred THEN
+            DELETE FROM lead.ready AS r WHERE NOT EXISTS (SELECT 1 FROM lead.task AS t WHERE t.id = r.task_id);
+            DELETE FROM lead.due AS d WHERE NOT EXISTS (SELECT 1 FROM lead.task AS t WHERE t.id = d.task_id);
+        END IF;
+        PERFORM set_config('lead.forward_since', '', true);
+    END IF;
+    IF NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'task_truncated' AND tgrelid = 'lead.task'::regclass) THEN
+        CREATE TRIGGER task_truncated AFTER TRUNCATE ON lead.task
+        FOR EACH STATEMENT EXECUTE FUNCTION lead.forget_truncated_tasks();
     END IF;
 END;
 $$;
@@ -1093,10 +1275,10 @@ ON CONFLICT (name) DO NOTHING;
 
 -- Security ---------------------------------------------------------------------------------------------------------
 -- What is ours: everything in lead, and in public what is listed here.
-CREATE OR REPLACE FUNCTION lead.our_relations() RETURNS TABLE (oid oid, relkind "char", schema_name text, relation_name text)
+CREATE OR REPLACE FUNCTION lead.our_relations() RETURNS TABLE (oid oid, relkind text, schema_name text, relation_name text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
-    SELECT c.oid, c.relkind, n.nspname::text, c.relname::text
+    SELECT c.oid, c.relkind::text, n.nspname::text, c.relname::text
     FROM pg_class AS c
     INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'v') AND (n.nspname = 'lead' OR (n.nspname = 'public' AND c.relname IN (
@@ -1116,14 +1298,14 @@ AS $$
         OR (n.nspname = 'public' AND p.proconfig @> ARRAY['search_path=pg_catalog, public, lead, pg_temp']);
 $$;
 
--- What a file has just written is what it defines: CREATE OR REPLACE sets every attribute of a function but owner and grants. So its
--- fingerprint is taken in the same transaction, before grants touch the row, and only of rows that this transaction wrote: a
--- function of another file that somebody altered is not taken for right because this file was applied again.
+-- What a file has just written is what it defines: CREATE OR REPLACE sets every attribute of a function but owner and grants. So
+-- its fingerprint is taken in the same transaction, before grants touch the row, and only of rows that this transaction wrote:
+-- a function of another file that somebody altered is not taken for right because this file was applied again.
 CREATE OR REPLACE FUNCTION lead.function_definition(p_function oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
-    SELECT concat_ws(E'\n', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), p.prosecdef, p.provolatile, p.proisstrict,
-        p.proleakproof, p.proparallel, p.prosupport, p.proconfig::text, l.lanname, p.prosrc, pg_get_function_sqlbody(p.oid))
+    SELECT concat_ws(E'\n', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), p.prosecdef, p.provolatile,
+        p.proisstrict, p.proleakproof, p.proparallel, p.prosupport, p.proconfig::text, l.lanname, p.prosrc, pg_get_function_sqlbody(p.oid))
     FROM pg_proc AS p
     INNER JOIN pg_language AS l ON l.oid = p.prolang
     WHERE p.oid = p_function;
@@ -1189,7 +1371,8 @@ AS $$
         FROM pg_class AS c
         INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
         LEFT JOIN pg_depend AS d
-            ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+            ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
+            AND d.deptype IN ('a', 'i')
         WHERE c.relkind = 'S' AND (n.nspname = 'lead' OR d.refobjid IN (SELECT o.oid FROM lead.our_relations() AS o))
         UNION ALL
         SELECT 'FUNCTION ' || f.name, coalesce(p.proacl, acldefault('f', p.proowner))
@@ -1198,7 +1381,8 @@ AS $$
     ), entries AS (
         SELECT g.object, a.grantee, a.privilege_type, a.is_grantable FROM granted AS g CROSS JOIN LATERAL aclexplode(g.acl) AS a
         UNION ALL
-        SELECT format('TABLE %I.%I', o.schema_name, o.relation_name), a.grantee, format('%s (%I)', a.privilege_type, t.attname), a.is_grantable
+        SELECT format('TABLE %I.%I', o.schema_name, o.relation_name), a.grantee, format('%s (%I)', a.privilege_type, t.attname),
+            a.is_grantable
         FROM lead.our_relations() AS o
         INNER JOIN pg_attribute AS t ON t.attrelid = o.oid AND t.attacl IS NOT NULL AND NOT t.attisdropped
         CROSS JOIN LATERAL aclexplode(t.attacl) AS a
@@ -1223,7 +1407,8 @@ BEGIN
         WHERE o.relkind = 'r'
     LOOP
         IF NOT v_row.is_secured THEN
-            EXECUTE format('ALTER TABLE %I.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', v_row.schema_name, v_row.relation_name);
+            EXECUTE format('ALTER TABLE %I.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', v_row.schema_name,
+                v_row.relation_name);
         END IF;
         -- Under FORCE the owner needs a policy of its own, or its functions see no rows.
         IF NOT EXISTS (SELECT 1 FROM pg_policy AS p WHERE p.polrelid = v_row.oid AND p.polname = 'owner_all') THEN

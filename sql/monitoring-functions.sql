@@ -304,6 +304,7 @@ DECLARE
     v_status text;
     v_can_proceed boolean;
 BEGIN
+    PERFORM lead.valid_time('p_current_time', p_current_time);
     SELECT * INTO v_capacity FROM lead.capacity(p_current_time);
     IF v_capacity.active >= v_capacity.max_concurrent THEN
         v_full := format('%s of %s slots busy', v_capacity.active, v_capacity.max_concurrent);
@@ -429,6 +430,7 @@ DECLARE
     v_limit constant numeric := 1e13;
     v_checked record;
 BEGIN
+    PERFORM lead.valid_time('p_current_time', p_current_time);
     IF p_name IS NULL OR p_name !~ '^[a-z][a-z0-9_.:-]{0,99}$' THEN
         PERFORM lead.refuse('p_name', p_name, '1 to 100 of a-z, 0-9, _ . : - with a letter first are needed');
     END IF;
@@ -477,7 +479,7 @@ RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp SET jit = off
 AS $$
 DECLARE
-    v_today date := lead.budget_day(p_current_time);
+    v_today date := lead.budget_day(lead.valid_time('p_current_time', p_current_time));
     v_day_ends timestamptz := (v_today + 1)::timestamp AT TIME ZONE lead.setting_text('coordinator_timezone');
     v_soft numeric := lead.setting_number('resource_warning_percent') / 100;
     v_budget record;
@@ -552,6 +554,7 @@ DECLARE
     v_metric record;
     v_metrics jsonb := coalesce(p_system_health -> 'metrics', '{}');
 BEGIN
+    PERFORM lead.valid_time('p_timestamp', coalesce(p_timestamp, clock_timestamp()));
     IF jsonb_typeof(p_execution_plan) NOT IN ('object', 'null') THEN
         PERFORM lead.refuse('p_execution_plan', p_execution_plan::text, 'a JSON object or NULL is needed');
     END IF;
@@ -599,7 +602,9 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lea
 AS $$
     INSERT INTO lead.error_log (occurred_at, error_code, error_message, context, worker_id)
     VALUES (
-        p_current_time,
+        -- An error is kept, whatever the caller believes to be the time.
+        CASE WHEN p_current_time BETWEEN '2000-01-01 00:00:00+00' AND '2200-01-01 00:00:00+00' THEN p_current_time
+            ELSE clock_timestamp() END,
         left(lead.sanitise(coalesce(nullif(p_error_code, ''), 'unknown')), 200),
         lead.sanitise(coalesce(p_error_message, '')),
         lead.sanitise(coalesce(p_execution_context, '{}')),
@@ -615,7 +620,7 @@ CREATE OR REPLACE FUNCTION public.get_platform_status(p_current_time timestamptz
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp SET jit = off
 AS $$
 DECLARE
-    v_since timestamptz := p_current_time - interval '24 hours';
+    v_since timestamptz := lead.valid_time('p_current_time', p_current_time) - interval '24 hours';
     v_queue jsonb;
     v_totals jsonb;
     v_executions jsonb;
@@ -879,7 +884,7 @@ CREATE OR REPLACE FUNCTION public.get_coordinator_dashboard(
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp SET jit = off
 AS $$
 DECLARE
-    v_since timestamptz := p_current_time - make_interval(hours => p_hours_back);
+    v_since timestamptz := lead.valid_time('p_current_time', p_current_time) - make_interval(hours => least(p_hours_back, 2161));
     v_health jsonb;
     v_budget record;
     v_capacity record;
@@ -989,7 +994,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, l
 AS $$
 DECLARE
     v_window_minutes integer := lead.setting_number('health_window_minutes')::integer;
-    v_since timestamptz := p_current_time - make_interval(mins => v_window_minutes);
+    v_since timestamptz := lead.valid_time('p_current_time', p_current_time) - make_interval(mins => v_window_minutes);
     v_minimum numeric := lead.setting_number('failure_rate_minimum');
     v_near numeric := lead.setting_number('resource_warning_percent');
     v_waiting bigint;
@@ -1151,6 +1156,9 @@ END;
 $$;
 
 -- Validation -------------------------------------------------------------------------------------------------------------
+DROP FUNCTION IF EXISTS lead.object_fingerprints();
+DROP FUNCTION IF EXISTS lead.record_deployed_objects();
+
 -- Everything the files define, in words that are the same on every server version, the owner's name left out.
 CREATE OR REPLACE FUNCTION lead.object_definitions() RETURNS TABLE (kind text, name text, definition text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
@@ -1160,7 +1168,8 @@ AS $$
     )
     SELECT CASE o.relkind WHEN 'r' THEN 'table' ELSE 'view' END, o.name,
         -- Without layout and table aliases, which servers print differently.
-        CASE o.relkind WHEN 'v' THEN concat_ws(' ', (SELECT string_agg(v.option, ',' ORDER BY v.option) FROM unnest(c.reloptions) AS v (option)),
+        CASE o.relkind WHEN 'v' THEN concat_ws(' ',
+            (SELECT string_agg(v.option, ',' ORDER BY v.option) FROM unnest(c.reloptions) AS v (option)),
             (SELECT string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.atttypmod)), ',' ORDER BY a.attnum)
                 FROM pg_attribute AS a WHERE a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped),
             regexp_replace(regexp_replace(pg_get_viewdef(o.oid), '\m[a-z]+\.', '', 'g'), '[\s()]+', ' ', 'g')) ELSE '' END
@@ -1192,7 +1201,8 @@ AS $$
     FROM ours AS o
     INNER JOIN pg_constraint AS c ON c.conrelid = o.oid AND c.contype IN ('p', 'u', 'f', 'c')
     UNION ALL
-    SELECT 'index', format('%I.%I', n.nspname, c.relname), concat_ws(' ', pg_get_indexdef(i.indexrelid), CASE WHEN NOT i.indisvalid THEN 'INVALID' END)
+    SELECT 'index', format('%I.%I', n.nspname, c.relname),
+        concat_ws(' ', pg_get_indexdef(i.indexrelid), CASE WHEN NOT i.indisvalid THEN 'INVALID' END)
     FROM ours AS o
     INNER JOIN pg_index AS i ON i.indrelid = o.oid
     INNER JOIN pg_class AS c ON c.oid = i.indexrelid
@@ -1218,7 +1228,9 @@ AS $$
     FROM pg_class AS c
     INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind = 'S' AND n.nspname = 'lead'
-        AND NOT EXISTS (SELECT 1 FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'i')
+        AND NOT EXISTS (
+            SELECT 1 FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'i'
+        )
     UNION ALL
     SELECT 'function', f.name, lead.function_definition(f.oid)
     FROM lead.our_functions() AS f;
@@ -1255,11 +1267,13 @@ BEGIN
     FROM wanted AS w
     FULL JOIN found AS f ON f.kind = w.kind AND f.name = w.name
     WHERE f.fingerprint IS DISTINCT FROM w.fingerprint
+        AND NOT (w.name IS NULL AND f.kind = 'function' AND f.name = ANY (lead.outgoing_functions()))
     UNION ALL
-    SELECT true, format('%s %s belongs to %s, not to %s, the owner of schema lead', o.kind, o.name, o.owner::regrole, n.nspowner::regrole)
+    SELECT true, format('%s %s belongs to %s, not to %s, the owner of schema lead', o.kind, o.name, o.owner::regrole,
+        n.nspowner::regrole)
     FROM (
-        SELECT CASE r.relkind WHEN 'r' THEN 'table' ELSE 'view' END AS kind, format('%I.%I', r.schema_name, r.relation_name) AS name,
-            c.relowner AS owner
+        SELECT CASE r.relkind WHEN 'r' THEN 'table' ELSE 'view' END AS kind,
+            format('%I.%I', r.schema_name, r.relation_name) AS name, c.relowner AS owner
         FROM lead.our_relations() AS r INNER JOIN pg_class AS c ON c.oid = r.oid
         UNION ALL
         SELECT 'function', f.name, p.proowner FROM lead.our_functions() AS f INNER JOIN pg_proc AS p ON p.oid = f.oid
@@ -1327,6 +1341,7 @@ DECLARE
     v_errors text[];
     v_warnings text[];
 BEGIN
+    PERFORM lead.valid_time('p_current_time', p_current_time);
     WITH our_functions AS (
         SELECT p.oid, n.nspname, p.proname, p.prosecdef, p.proargnames,
             format('%I.%I(%s)', n.nspname, p.proname, oidvectortypes(p.proargtypes)) AS name
@@ -1374,22 +1389,24 @@ BEGIN
         SELECT 8, 'no object is recorded in lead.deployed_object: apply the four files again'
         WHERE NOT EXISTS (SELECT 1 FROM lead.deployed_object)
         UNION ALL
-        SELECT 8, format('version: the files are %s and lead.deployment says %s: apply the four files again', lead.schema_version(),
-            coalesce(newest.version, 'nothing'))
+        SELECT 8, format('version: the files are %s and lead.deployment says %s: apply the four files again',
+            lead.schema_version(), coalesce(newest.version, 'nothing'))
         FROM (VALUES (1)) AS one
         LEFT JOIN LATERAL (
             SELECT d.version FROM lead.deployment AS d ORDER BY lead.version_number(d.version) DESC LIMIT 1
         ) AS newest ON true
         WHERE newest.version IS DISTINCT FROM lead.schema_version()
         UNION ALL
-        SELECT 10, format('grant missing: %s on %s for %s', e.privilege, regexp_replace(e.object, '^(TABLE|FUNCTION) ', ''), e.role_name)
+        SELECT 10, format('grant missing: %s on %s for %s', e.privilege, regexp_replace(e.object, '^(TABLE|FUNCTION) ', ''),
+            e.role_name)
         FROM lead.expected_grants() AS e
         WHERE NOT EXISTS (
             SELECT 1 FROM lead.actual_grants() AS a
             WHERE a.object = e.object AND a.role_name = e.role_name AND a.privilege = e.privilege
         ) AND EXISTS (SELECT 1 FROM pg_roles AS r WHERE r.rolname = e.role_name)
         UNION ALL
-        SELECT 11, format('grant too many: %s on %s for %s', a.privilege, regexp_replace(a.object, '^(TABLE|FUNCTION) ', ''), a.role_name)
+        SELECT 11, format('grant too many: %s on %s for %s', a.privilege, regexp_replace(a.object, '^(TABLE|FUNCTION) ', ''),
+            a.role_name)
         FROM lead.actual_grants() AS a
         LEFT JOIN lead.expected_grants() AS e ON e.object = a.object AND e.role_name = a.role_name AND e.privilege = a.privilege
         WHERE e.object IS NULL OR a.with_option

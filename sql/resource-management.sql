@@ -45,16 +45,53 @@ BEGIN
 END;
 $$;
 
+-- A point in time that can be reckoned with: what is far off would overflow somewhere, and NULL or infinity decide nothing.
+CREATE OR REPLACE FUNCTION lead.valid_time(p_field text, p_time timestamptz) RETURNS timestamptz
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    IF p_time IS NULL OR p_time < timestamptz '2000-01-01 00:00:00+00' OR p_time >= timestamptz '2200-01-01 00:00:00+00' THEN
+        PERFORM lead.refuse(p_field, p_time::text, 'a time of the years 2000 to 2199 is needed');
+    END IF;
+    RETURN p_time;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION lead.check_range(p_field text, p_value bigint, p_least bigint, p_most bigint) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    IF p_value IS NULL OR p_value NOT BETWEEN p_least AND p_most THEN
+        PERFORM lead.refuse(p_field, p_value::text, format('%s to %s are allowed', p_least, p_most));
+    END IF;
+END;
+$$;
+
+-- A number that a document may hold under a key (or leave out).
+CREATE OR REPLACE FUNCTION lead.check_number_at(
+    p_field text, p_json jsonb, p_key text, p_least numeric, p_most numeric, p_whole boolean DEFAULT false
+) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    IF coalesce(p_json -> p_key, 'null') = 'null' THEN
+        RETURN;
+    END IF;
+    IF jsonb_typeof(p_json -> p_key) <> 'number' OR (p_json ->> p_key)::numeric NOT BETWEEN p_least AND p_most
+        OR (p_whole AND (p_json ->> p_key)::numeric <> trunc((p_json ->> p_key)::numeric)) THEN
+        PERFORM lead.refuse(p_field || '.' || p_key, p_json ->> p_key,
+            format('a %snumber from %s to %s is needed', CASE WHEN p_whole THEN 'whole ' ELSE '' END, p_least, p_most));
+    END IF;
+END;
+$$;
+
 -- Else tomorrow's budget could be opened today.
 CREATE OR REPLACE FUNCTION lead.check_clock(p_current_time timestamptz) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 DECLARE
-    v_off_seconds numeric := abs(extract(EPOCH FROM p_current_time - clock_timestamp()));
+    v_off_seconds numeric := abs(extract(EPOCH FROM lead.valid_time('p_current_time', p_current_time) - clock_timestamp()));
 BEGIN
-    IF p_current_time IS NULL THEN
-        PERFORM lead.refuse('p_current_time', NULL, 'a time is needed');
-    END IF;
     IF v_off_seconds > lead.setting_number('clock_tolerance_seconds') AND lead.setting_text('scratch_database') <> 'true' THEN
         RAISE EXCEPTION 'p_current_time: % is % seconds off this server''s clock; % are allowed (more only on a scratch database)',
             p_current_time, round(v_off_seconds), lead.setting_text('clock_tolerance_seconds') USING ERRCODE = 'LC004';
@@ -137,12 +174,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 RETURN (
     SELECT min(oldest.queued_at)
+    -- noqa: disable=RF02
     FROM lead.claimable_lanes(p_task_type) AS l,
+    -- noqa: enable=RF02
     generate_series(0, 100) AS s (score),
     LATERAL (
-        SELECT t.queued_at FROM lead.task AS t
-        WHERE t.task_type = p_task_type AND coalesce(t.tenant, '') = l.lane AND t.status = 'queued' AND t.score = s.score::smallint
-        ORDER BY t.queued_at, t.id LIMIT 1
+        SELECT r.queued_at FROM lead.ready AS r
+        WHERE r.task_type = p_task_type AND r.lane = l.lane AND r.score = s.score::smallint
+        ORDER BY r.queued_at, r.task_id LIMIT 1
     ) AS oldest
 );
 
@@ -353,6 +392,7 @@ AS $$
 DECLARE
     v_status text;
 BEGIN
+    PERFORM lead.check_clock(p_current_time);
     PERFORM lead.check_name('p_reason', p_reason);
     PERFORM lead.check_actor(p_actor);
     SELECT t.status INTO v_status FROM lead.task AS t WHERE t.id = p_task_id FOR UPDATE;
@@ -400,12 +440,15 @@ AS $$
 DECLARE
     v_promoted integer;
 BEGIN
+    PERFORM lead.check_range('p_limit', p_limit, 1, 1000000);
+    PERFORM lead.check_clock(p_current_time);
     UPDATE lead.task AS t
     SET status = 'queued', queued_at = greatest(t.deferred_until, t.created_at), deferred_until = NULL, defer_reason = NULL
     WHERE t.id = ANY (ARRAY(
-        SELECT d.id FROM lead.task AS d
-        WHERE d.status = 'deferred' AND d.deferred_until <= p_current_time
-        ORDER BY d.deferred_until LIMIT p_limit FOR UPDATE SKIP LOCKED
+        SELECT w.id FROM lead.due AS d
+        INNER JOIN lead.task AS w ON w.id = d.task_id AND w.status = 'deferred' AND w.deferred_until = d.due_at
+        WHERE d.due_at <= p_current_time
+        ORDER BY d.due_at LIMIT p_limit FOR UPDATE OF w SKIP LOCKED
     ));
     GET DIAGNOSTICS v_promoted = ROW_COUNT;
     RETURN v_promoted;
@@ -419,7 +462,8 @@ CREATE OR REPLACE FUNCTION lead.pick_lane(
     p_task_type text, p_lane text, p_limit integer, p_points integer, p_starving_since timestamptz
 ) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_memoize = off SET jit = off
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_memoize = off
+SET jit = off
 AS $$
 BEGIN
     RETURN ARRAY(
@@ -431,11 +475,13 @@ BEGIN
         ) AS range (score, queued_from, queued_to),
         LATERAL (
             SELECT t.id
-            FROM lead.task AS t
+            FROM lead.ready AS r
+            -- Asked again on the locked row: a rival may have taken it since.
+            INNER JOIN lead.task AS t ON t.id = r.task_id AND t.status = 'queued'
             WHERE range.score BETWEEN 0 AND 100
-                AND t.task_type = p_task_type AND coalesce(t.tenant, '') = p_lane AND t.status = 'queued'
-                AND t.score = range.score::smallint AND t.queued_at BETWEEN range.queued_from AND range.queued_to
-            ORDER BY t.queued_at, t.id
+                AND r.task_type = p_task_type AND r.lane = p_lane
+                AND r.score = range.score::smallint AND r.queued_at BETWEEN range.queued_from AND range.queued_to
+            ORDER BY r.queued_at, r.task_id
             LIMIT p_limit
             FOR UPDATE OF t SKIP LOCKED
         ) AS picked
@@ -492,7 +538,7 @@ DECLARE
     v_isolated_from integer := greatest(1, lead.setting_number('stall_limit')::integer - 1);
     v_lanes text[] := ARRAY(SELECT l.lane FROM lead.claimable_lanes(p_task_type) AS l);
     v_share record;
-    v_picked bigint[] := '{}';
+    v_picked bigint[] := '{}'::bigint[];
     v_suspects boolean;
 BEGIN
     IF cardinality(v_lanes) = 1 THEN
@@ -519,21 +565,19 @@ BEGIN
 END;
 $$;
 
-CREATE OR REPLACE FUNCTION lead.claim_tasks(
+CREATE OR REPLACE FUNCTION lead.take_tasks(
     p_execution_id text, p_task_type text, p_limit integer, p_current_time timestamptz
-) RETURNS integer
+) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 DECLARE
     -- Picked once, before the UPDATE: in its WHERE clause a volatile function would be called for every row.
     v_picked bigint[] := lead.pick_tasks(p_task_type, p_limit, p_current_time);
-    v_claimed integer;
 BEGIN
     UPDATE lead.task AS t
     SET status = 'processing', execution_id = p_execution_id, claimed_at = p_current_time
     WHERE t.id = ANY (v_picked);
-    GET DIAGNOSTICS v_claimed = ROW_COUNT;
-    RETURN v_claimed;
+    RETURN v_picked;
 END;
 $$;
 
@@ -691,10 +735,10 @@ BEGIN
         -- The destination answers again: what waits for it is due now. SKIP LOCKED, since it may be taken at this moment.
         UPDATE lead.task AS t SET deferred_until = p_current_time
         WHERE t.id = ANY (ARRAY(
-            SELECT d.id FROM lead.task AS d
-            WHERE d.status = 'deferred' AND d.last_error_class = 'destination_down' AND d.defer_reason = 'destination_down'
-                AND d.deferred_until > p_current_time
-            ORDER BY d.deferred_until LIMIT 10000 FOR UPDATE SKIP LOCKED
+            SELECT w.id FROM lead.due AS d
+            INNER JOIN lead.task AS w ON w.id = d.task_id AND w.status = 'deferred' AND w.defer_reason = 'destination_down'
+            WHERE d.due_at > p_current_time
+            ORDER BY d.due_at LIMIT 10000 FOR UPDATE OF w SKIP LOCKED
         ));
     END IF;
     RETURN v_breaker.state;
@@ -861,7 +905,7 @@ DECLARE
     v_reasoning text[];
     v_execute boolean;
     v_batch integer;
-    v_tasks jsonb := '[]';
+    v_tasks jsonb := '[]'::jsonb;
     v_analyzed bigint := 0;
     v_ready bigint := 0;
 BEGIN
@@ -971,17 +1015,15 @@ AS $$
 DECLARE
     v_capacity record;
     v_provider record;
-    v_limits jsonb := '{}';
-    v_advice text[] := '{}';
+    v_limits jsonb := '{}'::jsonb;
+    v_advice text[] := '{}'::text[];
     v_status text := 'healthy';
     v_reachable integer := 0;
     v_can boolean;
     v_provider_status text;
 BEGIN
     PERFORM lead.check_clock(p_current_time);
-    IF jsonb_typeof(p_scheduled_tasks -> 'tasks') IS DISTINCT FROM 'array' THEN
-        PERFORM lead.refuse('p_scheduled_tasks', p_scheduled_tasks::text, 'an object with an array "tasks" is needed, for example {"tasks": []}');
-    END IF;
+    PERFORM lead.check_scheduled_tasks(p_scheduled_tasks);
     SELECT c.* INTO v_capacity FROM lead.capacity(p_current_time) AS c;
 
     FOR v_provider IN
@@ -1070,6 +1112,38 @@ BEGIN
 END;
 $$;
 
+CREATE OR REPLACE FUNCTION lead.check_scheduled_tasks(p_scheduled_tasks jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_task jsonb;
+    v_place integer := 0;
+    v_field text;
+BEGIN
+    IF jsonb_typeof(p_scheduled_tasks -> 'tasks') IS DISTINCT FROM 'array' OR jsonb_array_length(p_scheduled_tasks -> 'tasks') > 100 THEN
+        PERFORM lead.refuse('p_scheduled_tasks', p_scheduled_tasks::text,
+            'an object with an array "tasks" of at most 100 is needed, for example {"tasks": []}');
+    END IF;
+    FOR v_task IN SELECT t FROM jsonb_array_elements(p_scheduled_tasks -> 'tasks') AS t LOOP
+        v_field := format('p_scheduled_tasks.tasks[%s]', v_place);
+        v_place := v_place + 1;
+        IF jsonb_typeof(v_task) <> 'object' THEN
+            PERFORM lead.refuse(v_field, v_task::text, 'an object is needed');
+        END IF;
+        IF jsonb_typeof(v_task -> 'should_execute') NOT IN ('boolean', 'null') THEN
+            PERFORM lead.refuse(v_field || '.should_execute', v_task ->> 'should_execute', 'true or false is needed');
+        END IF;
+        IF jsonb_typeof(v_task -> 'reasoning') NOT IN ('array', 'null') THEN
+            PERFORM lead.refuse(v_field || '.reasoning', v_task ->> 'reasoning', 'an array of sentences is needed');
+        END IF;
+        PERFORM lead.check_number_at(v_field, v_task, 'priority', -1000, 1000, true),
+            lead.check_number_at(v_field, v_task, 'pending_items', 0, 1e12, true),
+            lead.check_number_at(v_field, v_task, 'estimated_duration_ms', 0, 1e9),
+            lead.check_number_at(v_field, v_task, 'predicted_success_rate', 0, 1);
+    END LOOP;
+END;
+$$;
+
 -- Slots go one by one to the type that holds the least for its weight; ties to the higher priority. A batch is as large as the
 -- policy, the budget and what waits allow: a run works its batch concurrently, and starting one costs seconds of CPU.
 CREATE OR REPLACE FUNCTION public.create_optimal_execution_plan(
@@ -1088,25 +1162,28 @@ DECLARE
     v_clock numeric;
     v_paced numeric;
     v_others_enabled boolean;
-    v_slots jsonb := '{}';
+    v_slots jsonb := '{}'::jsonb;
     v_type record;
     v_number integer := 0;
-    v_slot integer;
     v_left bigint;
     v_batch integer;
     v_affordable integer;
-    v_workflows jsonb := '[]';
-    v_passed_over jsonb := '[]';
+    v_workflows jsonb := '[]'::jsonb;
+    v_passed_over jsonb := '[]'::jsonb;
     v_short text;
 BEGIN
     PERFORM lead.check_clock(p_current_time);
     PERFORM lead.check_name('p_worker_id', p_worker_id);
-    IF jsonb_typeof(p_scheduled_tasks -> 'tasks') IS DISTINCT FROM 'array' THEN
-        PERFORM lead.refuse('p_scheduled_tasks', p_scheduled_tasks::text, 'an object with an array "tasks" is needed');
-    END IF;
     IF jsonb_typeof(p_resource_status) IS DISTINCT FROM 'object' THEN
         PERFORM lead.refuse('p_resource_status', p_resource_status::text, 'an object is needed, for example {"overall_status": "healthy", "constraints": {}}');
     END IF;
+    PERFORM lead.check_scheduled_tasks(p_scheduled_tasks);
+    IF jsonb_typeof(v_constraints) NOT IN ('object', 'null') THEN
+        PERFORM lead.refuse('p_resource_status.constraints', v_constraints::text, 'an object is needed');
+    END IF;
+    PERFORM lead.check_number_at('p_resource_status.constraints', v_constraints, 'free_slots', 0, 1000, true);
+    PERFORM lead.check_number_at('p_resource_status.constraints', v_constraints, 'budget_remaining_usd', 0, 1e15);
+    PERFORM lead.check_number_at('p_resource_status.constraints', v_constraints, 'memory_remaining_mb', 0, 2147483647, true);
     SELECT c.* INTO v_capacity FROM lead.capacity(p_current_time) AS c;
     v_free := least(v_capacity.free_slots, coalesce((v_constraints ->> 'free_slots')::integer, v_capacity.free_slots));
     v_budget := least(v_capacity.budget_remaining_usd, coalesce((v_constraints ->> 'budget_remaining_usd')::numeric, v_capacity.budget_remaining_usd));
@@ -1383,7 +1460,7 @@ DECLARE
     v_reservation lead.plan_reservation;
     v_workflow jsonb;
     v_policy lead.workflow_policy;
-    v_claimed integer;
+    v_taken bigint[];
     v_amount numeric;
     v_created integer := 0;
 BEGIN
@@ -1402,27 +1479,28 @@ BEGIN
         SELECT w INTO v_workflow FROM jsonb_array_elements(p_execution_plan -> 'workflows_to_execute') AS w
         WHERE w ->> 'execution_id' = v_reservation.execution_id;
         SELECT p.* INTO v_policy FROM lead.workflow_policy AS p WHERE p.workflow_type = v_reservation.workflow_type;
-        v_claimed := lead.claim_tasks(
+        v_taken := lead.take_tasks(
             v_reservation.execution_id, v_policy.task_type, least((v_workflow ->> 'batch_size')::integer, v_policy.max_batch), p_current_time
         );
-        IF coalesce(v_claimed, 0) = 0 THEN
+        IF cardinality(v_taken) = 0 THEN
             PERFORM lead.release_reservation(v_reservation, p_current_time);
             CONTINUE;
         END IF;
-        v_amount := v_claimed * v_policy.item_cost_limit_usd;
+        v_amount := cardinality(v_taken) * v_policy.item_cost_limit_usd;
         PERFORM lead.execution_settle(v_reservation.budget_day, v_reservation.workflow_type, v_reservation.amount_usd - v_amount, 0);
         INSERT INTO public.workflow_orchestration (
             execution_id, workflow_type, status, priority_score, scheduled_at, batch_size, estimated_cost, api_calls_allocated, memory_allocated_mb,
-            input_context, parent_execution_id, worker_id, created_at, updated_at, reserved_at, budget_day, envelope_usd, is_probe
+            input_context, parent_execution_id, worker_id, created_at, updated_at, reserved_at, budget_day, envelope_usd, is_probe,
+            task_ids
         ) VALUES (
             v_reservation.execution_id, v_reservation.workflow_type, 'pending',
             least(100, greatest(0, coalesce((v_workflow ->> 'priority')::numeric::integer, v_policy.base_priority))),
-            p_current_time, v_claimed, v_amount, v_claimed * v_policy.calls_per_item, v_reservation.memory_mb,
+            p_current_time, cardinality(v_taken), v_amount, cardinality(v_taken) * v_policy.calls_per_item, v_reservation.memory_mb,
             jsonb_build_object('plan_id', v_reservation.plan_id, 'reasoning', coalesce(v_workflow -> 'reasoning', '[]')),
             p_execution_plan ->> 'tick_id', p_worker_id, p_current_time, p_current_time, p_current_time, v_reservation.budget_day, v_amount,
-            v_reservation.is_probe
+            v_reservation.is_probe, v_taken
         );
-        PERFORM lead.record_execution_state(v_reservation.execution_id, 'DISPATCHING', format('%s tasks reserved', v_claimed), NULL, p_current_time);
+        PERFORM lead.record_execution_state(v_reservation.execution_id, 'DISPATCHING', format('%s tasks reserved', cardinality(v_taken)), NULL, p_current_time);
         DELETE FROM lead.plan_reservation AS r WHERE r.execution_id = v_reservation.execution_id;
         PERFORM lead.charge_type(v_reservation.workflow_type, v_policy.fair_weight);
         v_created := v_created + 1;
@@ -1619,8 +1697,13 @@ CREATE OR REPLACE FUNCTION public.launchable_executions(
     execution_id text, workflow_type text, launch_number integer, run_key text, batch_size integer, priority_score integer,
     retry_count integer, created_at timestamptz, stale boolean
 )
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM lead.valid_time('p_current_time', p_current_time);
+    PERFORM lead.check_range('p_limit', p_limit, 1, 10000);
+    RETURN QUERY
     SELECT w.execution_id, w.workflow_type, w.launch_number, w.execution_id || ':' || w.launch_number, w.batch_size, w.priority_score,
         w.retry_count, w.created_at,
         w.scheduled_at + lead.seconds(lead.setting_number('launch_timeout_seconds')) <= p_current_time
@@ -1628,6 +1711,22 @@ AS $$
     WHERE w.status = 'pending' AND w.reserved_at IS NOT NULL AND w.scheduled_at <= p_current_time
     ORDER BY w.priority_score DESC, w.id
     LIMIT p_limit;
+END;
+$$;
+
+-- The tasks that an execution was made with. Only one that a call of version 0.1.0 made, while the database was brought forward,
+-- has none noted: then they are looked for.
+CREATE OR REPLACE FUNCTION lead.claimed_tasks(p_execution_id text, p_task_ids bigint[]) RETURNS bigint[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    IF cardinality(p_task_ids) > 0 THEN
+        RETURN p_task_ids;
+    END IF;
+    RETURN ARRAY(
+        SELECT t.id FROM lead.task AS t WHERE t.execution_id = p_execution_id AND t.status = 'processing' ORDER BY t.id
+    );
+END;
 $$;
 
 -- The execution if this lease still holds it, locked; else LC002. Who was given up for dead and wakes later fails here.
@@ -1674,7 +1773,8 @@ BEGIN
     SET status = 'running', started_at = p_current_time, run_id = p_run_id, fence = nextval('lead.fence'), heartbeat_at = p_current_time,
         lease_expires_at = p_current_time + lead.seconds(lead.setting_number('lease_seconds')),
         timeout_at = p_current_time + lead.seconds(60 * lead.setting_number('execution_timeout_minutes')),
-        memory_peak_mb = greatest(w.memory_peak_mb, p_memory_mb), updated_at = p_current_time
+        memory_peak_mb = greatest(w.memory_peak_mb, p_memory_mb), updated_at = p_current_time,
+        task_ids = lead.claimed_tasks(w.execution_id, w.task_ids)
     WHERE w.id = v_execution.id
     RETURNING w.* INTO v_execution;
     PERFORM lead.record_execution_state(p_execution_id, 'MONITORING', 'run ' || p_run_id || ' started', NULL, p_current_time);
@@ -1691,7 +1791,7 @@ BEGIN
                 'task_id', t.id, 'task_type', t.task_type, 'payload', t.payload, 'attempt', t.attempts + 1, 'value_usd', t.value_usd,
                 'deadline_at', t.deadline_at, 'tenant', t.tenant, 'submitted_at', t.created_at
             ) ORDER BY t.score DESC, t.queued_at, t.id), '[]')
-            FROM lead.task AS t WHERE t.execution_id = p_execution_id AND t.status = 'processing'
+            FROM lead.task AS t WHERE t.id = ANY (v_execution.task_ids) AND t.execution_id = p_execution_id AND t.status = 'processing'
         )
     );
 END;
@@ -1706,6 +1806,7 @@ DECLARE
     v_execution public.workflow_orchestration;
     v_reason text;
 BEGIN
+    PERFORM lead.check_clock(p_current_time);
     v_execution := lead.held_execution(p_execution_id, p_fence);
     v_reason := CASE
         WHEN v_execution.stop_requested IS NOT NULL THEN v_execution.stop_requested
@@ -1901,7 +2002,10 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 DECLARE
     v_local timestamp := p_current_time AT TIME ZONE lead.setting_text('coordinator_timezone');
-    v_duration numeric := coalesce(extract(EPOCH FROM p_execution.completed_at - p_execution.started_at) * 1000, 0);
+    -- A day at most, whatever the clocks said.
+    v_duration numeric := least(86400000, greatest(0, coalesce(
+        extract(EPOCH FROM p_execution.completed_at - p_execution.started_at) * 1000, 0
+    )));
     v_ok integer := (p_execution.status = 'completed')::integer;
     v_active integer;
 BEGIN
@@ -1977,7 +2081,9 @@ BEGIN
 
     FOR v_task IN
         SELECT t.* FROM lead.task AS t
-        WHERE t.execution_id = p_execution.execution_id AND t.status = 'processing' ORDER BY t.id FOR UPDATE
+        WHERE t.id = ANY (lead.claimed_tasks(p_execution.execution_id, p_execution.task_ids))
+            AND t.execution_id = p_execution.execution_id AND t.status = 'processing'
+        ORDER BY t.id FOR UPDATE
     LOOP
         IF p_stalled AND v_task.stalls + 1 >= lead.setting_number('stall_limit') THEN
             PERFORM lead.end_attempt(v_task, 'dead_letter', 'stalled', p_reason, p_current_time);
@@ -2089,12 +2195,12 @@ BEGIN
     v_execution_id := split_part(v_policy.workflow_type, '_', 1) || '-claim-' || v_fence;
     INSERT INTO public.workflow_orchestration (
         execution_id, workflow_type, status, priority_score, scheduled_at, started_at, timeout_at, batch_size, worker_id, created_at,
-        updated_at, reserved_at, budget_day, run_id, fence, heartbeat_at, lease_expires_at, is_external
+        updated_at, reserved_at, budget_day, run_id, fence, heartbeat_at, lease_expires_at, is_external, task_ids
     ) VALUES (
         v_execution_id, v_policy.workflow_type, 'running', v_policy.base_priority, p_current_time, p_current_time,
         p_current_time + greatest(lead.seconds(p_lease_seconds), lead.seconds(60 * lead.setting_number('execution_timeout_minutes'))),
         cardinality(v_picked), p_worker_id, p_current_time, p_current_time, p_current_time, lead.budget_day(p_current_time), p_worker_id,
-        v_fence, p_current_time, p_current_time + lead.seconds(p_lease_seconds), true
+        v_fence, p_current_time, p_current_time + lead.seconds(p_lease_seconds), true, v_picked
     );
     RETURN QUERY
     UPDATE lead.task AS t
@@ -2136,7 +2242,7 @@ BEGIN
         WITH done AS (
             UPDATE lead.task AS t
             SET status = 'completed', processed_at = p_current_time, defer_reason = NULL, result = '{}'
-            WHERE t.execution_id = p_execution_id AND t.status = 'processing'
+            WHERE t.id = ANY (v_execution.task_ids) AND t.execution_id = p_execution_id AND t.status = 'processing'
             RETURNING t.id, t.attempts, t.claimed_at
         ), ended AS (
             INSERT INTO lead.task_attempt (task_id, attempt, execution_id, started_at, ended_at, outcome)
@@ -2156,7 +2262,8 @@ BEGIN
             SELECT c.task_id, sum(c.cost_usd) AS cost_usd FROM lead.api_call AS c
             WHERE c.execution_id = p_execution_id AND c.status = 'settled' GROUP BY c.task_id
         ) AS paid ON paid.task_id = held.id
-        WHERE held.execution_id = p_execution_id AND held.status = 'processing' AND (p_results IS NULL OR held.id = ANY (v_ids))
+        WHERE held.id = ANY (CASE WHEN p_results IS NULL THEN v_execution.task_ids ELSE v_ids END)
+            AND held.execution_id = p_execution_id AND held.status = 'processing'
             AND t.id = held.id
         RETURNING t.id, t.attempts, t.claimed_at, coalesce(paid.cost_usd, 0) AS cost_usd
     ), ended AS (
@@ -2187,6 +2294,7 @@ AS $$
 DECLARE
     v_execution public.workflow_orchestration;
 BEGIN
+    PERFORM lead.check_clock(p_current_time);
     SELECT w.* INTO v_execution FROM public.workflow_orchestration AS w WHERE w.execution_id = p_execution_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'p_execution_id: there is no execution %', quote_nullable(left(p_execution_id, 200)) USING ERRCODE = 'LC005';
@@ -2232,7 +2340,7 @@ AS $$
 DECLARE
     v_execution public.workflow_orchestration;
     v_reservation lead.plan_reservation;
-    v_recovered jsonb := '[]';
+    v_recovered jsonb := '[]'::jsonb;
 BEGIN
     PERFORM lead.check_clock(p_current_time);
     FOR v_execution IN
@@ -2276,13 +2384,13 @@ DECLARE
     v_policy lead.workflow_policy;
     v_capacity record;
     v_memory integer;
-    v_claimed integer;
+    v_taken bigint[];
     v_amount numeric;
     v_reason text;
     v_day date := lead.budget_day(p_current_time);
-    v_adopted jsonb := '[]';
-    v_refused jsonb := '[]';
-    v_waiting jsonb := '[]';
+    v_adopted jsonb := '[]'::jsonb;
+    v_refused jsonb := '[]'::jsonb;
+    v_waiting jsonb := '[]'::jsonb;
 BEGIN
     PERFORM lead.check_clock(p_current_time);
     PERFORM 1 FROM lead.coordinator AS c FOR UPDATE;
@@ -2307,12 +2415,12 @@ BEGIN
             CONTINUE;
         END IF;
         IF v_reason IS NULL THEN
-            v_claimed := lead.claim_tasks(
+            v_taken := lead.take_tasks(
                 v_execution.execution_id, v_policy.task_type, least(greatest(v_execution.batch_size, 1), v_policy.max_batch), p_current_time
             );
-            PERFORM lead.execution_settle(v_day, v_execution.workflow_type, v_amount - v_claimed * v_policy.item_cost_limit_usd, 0);
-            v_amount := v_claimed * v_policy.item_cost_limit_usd;
-            IF v_claimed = 0 THEN
+            PERFORM lead.execution_settle(v_day, v_execution.workflow_type, v_amount - cardinality(v_taken) * v_policy.item_cost_limit_usd, 0);
+            v_amount := cardinality(v_taken) * v_policy.item_cost_limit_usd;
+            IF cardinality(v_taken) = 0 THEN
                 v_reason := format('no %s task waits', v_policy.task_type);
             END IF;
         END IF;
@@ -2326,9 +2434,9 @@ BEGIN
         END IF;
         UPDATE public.workflow_orchestration AS w
         SET reserved_at = p_current_time, scheduled_at = p_current_time, updated_at = p_current_time, budget_day = v_day, envelope_usd = v_amount,
-            estimated_cost = v_amount, batch_size = v_claimed, memory_allocated_mb = v_memory, api_calls_allocated = v_claimed * v_policy.calls_per_item
+            estimated_cost = v_amount, batch_size = cardinality(v_taken), task_ids = v_taken, memory_allocated_mb = v_memory, api_calls_allocated = cardinality(v_taken) * v_policy.calls_per_item
         WHERE w.id = v_execution.id;
-        PERFORM lead.record_execution_state(v_execution.execution_id, 'DISPATCHING', format('adopted with %s tasks', v_claimed), NULL, p_current_time);
+        PERFORM lead.record_execution_state(v_execution.execution_id, 'DISPATCHING', format('adopted with %s tasks', cardinality(v_taken)), NULL, p_current_time);
         v_adopted := v_adopted || to_jsonb(v_execution.execution_id);
     END LOOP;
     RETURN jsonb_build_object('adopted', v_adopted, 'refused', v_refused, 'waiting', v_waiting);
@@ -2337,7 +2445,9 @@ $$;
 
 -- Calls to providers -------------------------------------------------------------------------------------------------
 -- Holds a call's maximum in its provider's and its tenant's account, both or neither.
-CREATE OR REPLACE FUNCTION lead.call_hold(p_day date, p_provider text, p_provider_limit numeric, p_tenant text, p_amount numeric) RETURNS boolean
+CREATE OR REPLACE FUNCTION lead.call_hold(
+    p_day date, p_provider text, p_provider_limit numeric, p_tenant text, p_amount numeric
+) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 BEGIN
@@ -2401,7 +2511,7 @@ DECLARE
     v_grant_seconds numeric := lead.setting_number('grant_seconds');
     v_reason text;
     v_wait_ms integer;
-    v_blocked jsonb := '[]';
+    v_blocked jsonb := '[]'::jsonb;
 BEGIN
     PERFORM lead.check_clock(p_current_time);
     PERFORM lead.check_name('p_step', p_step);
@@ -2425,6 +2535,7 @@ BEGIN
                 (SELECT 'one of ' || string_agg(r.provider, ', ' ORDER BY r.provider) || ' is needed' FROM public.api_rate_limits AS r));
         END IF;
         PERFORM lead.check_name('p_candidates.model', v_candidate ->> 'model');
+        PERFORM lead.check_number_at('p_candidates', v_candidate, 'input_tokens', 0, 2147483647, true);
         IF coalesce(v_candidate ->> 'max_cost_usd', '') !~ '^[0-9]{1,6}(\.[0-9]{1,20})?(e-[0-9]{1,2})?$' THEN
             PERFORM lead.refuse('p_candidates.max_cost_usd', v_candidate ->> 'max_cost_usd', 'US dollars, 0 to 999999, are needed');
         END IF;
@@ -2510,6 +2621,7 @@ DECLARE
     v_execution_id text;
     v_call lead.api_call;
 BEGIN
+    PERFORM lead.check_clock(p_current_time);
     SELECT c.execution_id INTO v_execution_id FROM lead.api_call AS c WHERE c.id = p_call_id;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'p_call_id: there is no call %', coalesce(p_call_id::text, 'NULL') USING ERRCODE = 'LC005';
@@ -2538,6 +2650,7 @@ AS $$
 DECLARE
     v_call lead.api_call;
 BEGIN
+    PERFORM lead.check_clock(p_current_time);
     SELECT c.* INTO v_call FROM lead.api_call AS c WHERE c.id = p_call_id;
     PERFORM 1 FROM public.workflow_orchestration AS w WHERE w.execution_id = v_call.execution_id FOR NO KEY UPDATE;
     SELECT c.* INTO v_call FROM lead.api_call AS c WHERE c.id = p_call_id AND c.fence = p_fence AND c.status = 'reserved' FOR UPDATE;
@@ -2562,6 +2675,7 @@ DECLARE
     v_state text;
     v_retry_after interval := lead.seconds(least(coalesce(p_retry_after_ms, 1000), 120000) / 1000.0);
 BEGIN
+    PERFORM lead.check_clock(p_current_time);
     IF p_outcome IS NULL OR p_outcome NOT IN ('ok', 'rate_limited', 'server_error', 'timeout', 'connection_error', 'bad_response', 'client_error',
         'auth_error', 'billing_stop', 'cancelled') THEN
         PERFORM lead.refuse('p_outcome', p_outcome, 'ok, rate_limited, server_error, timeout, connection_error, bad_response, client_error, auth_error, '
@@ -2569,6 +2683,14 @@ BEGIN
     END IF;
     IF p_cost_usd < 0 OR p_cost_usd > 1000000 THEN
         PERFORM lead.refuse('p_cost_usd', p_cost_usd::text, 'US dollars, 0 to 1000000, or NULL for unknown, are needed');
+    END IF;
+    IF jsonb_typeof(p_usage) NOT IN ('object', 'null') THEN
+        PERFORM lead.refuse('p_usage', p_usage::text, 'an object of token counts is needed');
+    END IF;
+    PERFORM lead.check_number_at('p_usage', p_usage, f.name, 0, 2147483647, true)
+    FROM unnest(ARRAY['input_tokens', 'output_tokens', 'thinking_tokens', 'cached_tokens']) AS f (name);
+    IF p_retry_after_ms NOT BETWEEN 0 AND 86400000 THEN
+        PERFORM lead.refuse('p_retry_after_ms', p_retry_after_ms::text, '0 to 86400000 ms are allowed');
     END IF;
     SELECT c.* INTO v_call FROM lead.api_call AS c WHERE c.id = p_call_id;
     IF NOT FOUND THEN
@@ -2650,6 +2772,7 @@ DECLARE
     v_slug text;
     v_number integer := 1;
 BEGIN
+    PERFORM lead.check_clock(p_current_time);
     PERFORM lead.check_name('p_site', p_site);
     PERFORM lead.check_name('p_title', p_title);
     IF p_slug IS NULL OR p_slug !~ '^[a-z0-9]+(-[a-z0-9]+)*$' OR length(p_slug) > 190 THEN
@@ -2681,6 +2804,7 @@ CREATE OR REPLACE FUNCTION public.confirm_publication(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 BEGIN
+    PERFORM lead.check_clock(p_current_time);
     IF p_url IS NULL OR length(p_url) NOT BETWEEN 1 AND 2000 THEN
         PERFORM lead.refuse('p_url', p_url, 'a URL of 1 to 2000 characters is needed');
     END IF;
@@ -2702,13 +2826,19 @@ $$;
 CREATE OR REPLACE FUNCTION public.list_publications(p_site text, p_limit integer DEFAULT 1000) RETURNS TABLE (
     publication_id bigint, task_id bigint, slug text, title text, url text, published_at timestamptz, details jsonb
 )
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM lead.check_name('p_site', p_site);
+    PERFORM lead.check_range('p_limit', p_limit, 1, 100000);
+    RETURN QUERY
     SELECT p.id, p.task_id, p.slug, p.title, p.url, p.published_at, p.details
     FROM lead.publication AS p
     WHERE p.site = p_site AND p.status = 'published'
     ORDER BY p.published_at DESC, p.id DESC
     LIMIT p_limit;
+END;
 $$;
 
 -- The environment seeds rows; a row that is there wins, and whoever deploys is told where the two differ. ------------------
@@ -2719,8 +2849,8 @@ DECLARE
     v_given record;
     v_row record;
     v_provider text;
-    v_seeded jsonb := '[]';
-    v_differing jsonb := '[]';
+    v_seeded jsonb := '[]'::jsonb;
+    v_differing jsonb := '[]'::jsonb;
     v_acting record;
 BEGIN
     IF jsonb_typeof(p_settings) IS DISTINCT FROM 'object' THEN
@@ -2808,7 +2938,9 @@ CREATE OR REPLACE FUNCTION lead.actor(p_actor text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 BEGIN
-    RETURN left(lead.sanitise(coalesce(nullif(p_actor, ''), nullif(current_setting('lead.actor', true), ''), session_user::text)), 200);
+    RETURN left(lead.sanitise(
+        coalesce(nullif(p_actor, ''), nullif(current_setting('lead.actor', true), ''), session_user::text)
+    ), 200);
 END;
 $$;
 
@@ -2836,7 +2968,8 @@ AS $$
 BEGIN
     was_actor := coalesce(current_setting('lead.actor', true), '');
     was_reason := coalesce(current_setting('lead.reason', true), '');
-    PERFORM set_config('lead.actor', coalesce(p_actor, was_actor), true), set_config('lead.reason', coalesce(p_reason, was_reason), true);
+    PERFORM set_config('lead.actor', coalesce(p_actor, was_actor), true),
+        set_config('lead.reason', coalesce(p_reason, was_reason), true);
 END;
 $$;
 
@@ -2870,7 +3003,8 @@ CREATE OR REPLACE FUNCTION lead.refuse_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 BEGIN
-    RAISE EXCEPTION '%.% is append-only: % is refused', tg_table_schema, tg_table_name, tg_op USING ERRCODE = 'insufficient_privilege';
+    RAISE EXCEPTION '%.% is append-only: % is refused', tg_table_schema, tg_table_name, tg_op
+        USING ERRCODE = 'insufficient_privilege';
 END;
 $$;
 
@@ -2906,7 +3040,8 @@ BEGIN
         FOR EACH ROW WHEN (
             (old.requests_per_minute, old.daily_cost_limit, old.is_available, old.burst_capacity)
             IS DISTINCT FROM (new.requests_per_minute, new.daily_cost_limit, new.is_available, new.burst_capacity)
-        ) EXECUTE FUNCTION lead.audit_row('provider', 'provider', 'requests_per_minute daily_cost_limit is_available burst_capacity');
+        ) EXECUTE FUNCTION lead.audit_row('provider', 'provider',
+            'requests_per_minute daily_cost_limit is_available burst_capacity');
         CREATE TRIGGER provider_audited AFTER INSERT OR DELETE ON public.api_rate_limits
         FOR EACH ROW EXECUTE FUNCTION lead.audit_row('provider', 'provider',
             'provider requests_per_minute daily_cost_limit is_available burst_capacity');
@@ -2935,7 +3070,8 @@ BEGIN
             WHEN v_key = 'task_type' THEN
                 IF NOT EXISTS (SELECT 1 FROM lead.workflow_policy AS p WHERE to_jsonb(p.task_type) = v_value) THEN
                     PERFORM lead.refuse('p_filter.task_type', v_value #>> '{}', (
-                        SELECT 'one of ' || string_agg(p.task_type, ', ' ORDER BY p.task_type) || ' is needed' FROM lead.workflow_policy AS p
+                        SELECT 'one of ' || string_agg(p.task_type, ', ' ORDER BY p.task_type) || ' is needed'
+                            FROM lead.workflow_policy AS p
                     ));
                 END IF;
             WHEN v_key IN ('error_class', 'message_contains') OR (v_key = 'tenant' AND v_value <> 'null') THEN
@@ -2950,7 +3086,8 @@ BEGIN
                 EXCEPTION WHEN invalid_datetime_format OR datetime_field_overflow OR invalid_parameter_value THEN NULL;
                 END;
                 IF v_key IS NOT NULL THEN
-                    PERFORM lead.refuse('p_filter.' || v_key, v_value #>> '{}', 'a time is needed, for example "2030-01-31T12:00:00Z"');
+                    PERFORM lead.refuse('p_filter.' || v_key, v_value #>> '{}',
+                        'a time is needed, for example "2030-01-31T12:00:00Z"');
                 END IF;
             WHEN v_key = 'all' THEN
                 IF jsonb_typeof(v_value) <> 'boolean' THEN
@@ -2961,7 +3098,8 @@ BEGIN
                     PERFORM lead.refuse('p_filter.resolution', v_value #>> '{}', 'open, replayed, discarded or any is needed');
                 END IF;
             ELSE
-                PERFORM lead.refuse('p_filter', v_key, 'its keys are task_ids, task_type, error_class, tenant, created_after, created_before, '
+                PERFORM lead.refuse('p_filter', v_key,
+                    'its keys are task_ids, task_type, error_class, tenant, created_after, created_before, '
                     || 'message_contains and ' || CASE WHEN p_changes THEN 'all' ELSE 'resolution' END);
         END CASE;
     END LOOP;
@@ -2971,7 +3109,9 @@ BEGIN
 END;
 $$;
 
-CREATE OR REPLACE FUNCTION lead.matching_dead_letters(p_filter jsonb, p_newest_first boolean, p_limit integer) RETURNS SETOF lead.dead_letter
+CREATE OR REPLACE FUNCTION lead.matching_dead_letters(
+    p_filter jsonb, p_newest_first boolean, p_limit integer
+) RETURNS SETOF lead.dead_letter
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 BEGIN
@@ -2980,23 +3120,26 @@ BEGIN
         CASE coalesce(p_filter ->> 'resolution', 'open')
             WHEN 'open' THEN 'd.resolution IS NULL' WHEN 'any' THEN 'true' ELSE 'd.resolution = $1 ->> ''resolution'''
         END,
-        CASE WHEN p_filter ? 'task_ids' THEN 'd.task_id = ANY (ARRAY(SELECT e::bigint FROM jsonb_array_elements_text($1 -> ''task_ids'') AS e))' END,
+        CASE WHEN p_filter ? 'task_ids'
+            THEN 'd.task_id = ANY (ARRAY(SELECT e::bigint FROM jsonb_array_elements_text($1 -> ''task_ids'') AS e))' END,
         CASE WHEN p_filter ? 'task_type' THEN 'd.task_type = $1 ->> ''task_type''' END,
         CASE WHEN p_filter ? 'error_class' THEN 'd.error_class = $1 ->> ''error_class''' END,
         CASE WHEN p_filter ? 'tenant' THEN 'd.tenant IS NOT DISTINCT FROM $1 ->> ''tenant''' END,
         CASE WHEN p_filter ? 'created_after' THEN 'd.created_at > ($1 ->> ''created_after'')::timestamptz' END,
         CASE WHEN p_filter ? 'created_before' THEN 'd.created_at < ($1 ->> ''created_before'')::timestamptz' END,
-        CASE WHEN p_filter ? 'message_contains' THEN 'position(lower($1 ->> ''message_contains'') IN lower(d.error_message)) > 0' END
-    ) || CASE WHEN p_newest_first THEN ' ORDER BY d.created_at DESC, d.id DESC' ELSE ' ORDER BY d.created_at, d.id' END || ' LIMIT $2'
+        CASE WHEN p_filter ? 'message_contains'
+            THEN 'position(lower($1 ->> ''message_contains'') IN lower(d.error_message)) > 0' END
+    ) || CASE WHEN p_newest_first THEN ' ORDER BY d.created_at DESC, d.id DESC' ELSE ' ORDER BY d.created_at, d.id' END
+        || ' LIMIT $2'
     USING p_filter, p_limit;
 END;
 $$;
 
 -- Newest first. The filter {"resolution": "replayed"} (discarded, any) shows those that are no longer open.
 CREATE OR REPLACE FUNCTION public.list_dead_letters(p_filter jsonb DEFAULT '{}', p_limit integer DEFAULT 100) RETURNS TABLE (
-    dead_letter_id bigint, task_id bigint, task_type text, tenant text, reason text, error_class text, error_message text, context jsonb,
-    times_replayed integer, created_at timestamptz, resolution text, resolved_at timestamptz, resolved_by text, resolution_reason text,
-    payload jsonb, priority integer, cost_usd numeric
+    dead_letter_id bigint, task_id bigint, task_type text, tenant text, reason text, error_class text, error_message text,
+    context jsonb, times_replayed integer, created_at timestamptz, resolution text, resolved_at timestamptz, resolved_by text,
+    resolution_reason text, payload jsonb, priority integer, cost_usd numeric
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
@@ -3007,7 +3150,8 @@ BEGIN
         PERFORM lead.refuse('p_limit', p_limit::text, '1 to 10000 are allowed');
     END IF;
     RETURN QUERY
-    SELECT d.id, d.task_id, d.task_type, d.tenant, d.reason, d.error_class, d.error_message, d.context, d.times_replayed, d.created_at,
+    SELECT d.id, d.task_id, d.task_type, d.tenant, d.reason, d.error_class, d.error_message, d.context, d.times_replayed,
+        d.created_at,
         d.resolution, d.resolved_at, d.resolved_by, d.resolution_reason, t.payload, t.priority_base, t.cost_usd
     FROM lead.matching_dead_letters(p_filter, true, p_limit) AS d
     LEFT JOIN lead.task AS t ON t.id = d.task_id
@@ -3049,7 +3193,8 @@ $$;
 
 -- Back into the queue at once, with all its attempts before it. What happened stays: task_attempt, calls and the letter itself.
 CREATE OR REPLACE FUNCTION public.replay_dead_letters(
-    p_filter jsonb, p_actor text, p_reason text DEFAULT NULL, p_limit integer DEFAULT 1000, p_current_time timestamptz DEFAULT now()
+    p_filter jsonb, p_actor text, p_reason text DEFAULT NULL, p_limit integer DEFAULT 1000,
+    p_current_time timestamptz DEFAULT now()
 ) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
@@ -3059,10 +3204,12 @@ DECLARE
 BEGIN
     IF cardinality(v_tasks) > 0 THEN
         UPDATE lead.task AS t
-        SET status = 'queued', attempts = 0, stalls = 0, deferrals = 0, queued_at = p_current_time, deferred_until = NULL, defer_reason = NULL,
+        SET status = 'queued', attempts = 0, stalls = 0, deferrals = 0, queued_at = p_current_time, deferred_until = NULL,
+            defer_reason = NULL,
             processed_at = NULL, execution_id = NULL, claimed_at = NULL
         WHERE t.id = ANY (v_tasks);
-        PERFORM lead.audit('replay_dead_letters', 'dead_letters', jsonb_build_object('filter', p_filter), v_answer, p_reason, p_actor);
+        PERFORM lead.audit('replay_dead_letters', 'dead_letters', jsonb_build_object('filter', p_filter), v_answer, p_reason,
+            p_actor);
     END IF;
     RETURN v_answer;
 END;
@@ -3070,7 +3217,8 @@ $$;
 
 -- Given up for good: the task ends as failed. What depends on it goes on waiting, and the answer says how many do.
 CREATE OR REPLACE FUNCTION public.discard_dead_letters(
-    p_filter jsonb, p_reason text, p_actor text DEFAULT NULL, p_limit integer DEFAULT 1000, p_current_time timestamptz DEFAULT now()
+    p_filter jsonb, p_reason text, p_actor text DEFAULT NULL, p_limit integer DEFAULT 1000,
+    p_current_time timestamptz DEFAULT now()
 ) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
@@ -3085,7 +3233,8 @@ BEGIN
     ));
     IF cardinality(v_tasks) > 0 THEN
         UPDATE lead.task AS t SET status = 'failed', processed_at = p_current_time WHERE t.id = ANY (v_tasks);
-        PERFORM lead.audit('discard_dead_letters', 'dead_letters', jsonb_build_object('filter', p_filter), v_answer, p_reason, p_actor);
+        PERFORM lead.audit('discard_dead_letters', 'dead_letters', jsonb_build_object('filter', p_filter), v_answer, p_reason,
+            p_actor);
     END IF;
     RETURN v_answer;
 END;
@@ -3094,7 +3243,8 @@ $$;
 -- One task, one breaker, one setting, one policy ---------------------------------------------------------------------
 -- False in "changed": the task has ended, or has this priority already.
 CREATE OR REPLACE FUNCTION public.reprioritise_task(
-    p_task_id bigint, p_priority integer, p_actor text DEFAULT NULL, p_reason text DEFAULT NULL, p_current_time timestamptz DEFAULT now()
+    p_task_id bigint, p_priority integer, p_actor text DEFAULT NULL, p_reason text DEFAULT NULL,
+    p_current_time timestamptz DEFAULT now()
 ) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
@@ -3148,7 +3298,8 @@ BEGIN
     );
     FOR v_call IN
         SELECT c.* FROM lead.api_call AS c
-        WHERE c.execution_id = p_execution_id AND c.status = 'reserved' AND c.task_id = ANY (v_held) ORDER BY c.provider, c.id FOR UPDATE
+        WHERE c.execution_id = p_execution_id AND c.status = 'reserved' AND c.task_id = ANY (v_held)
+        ORDER BY c.provider, c.id FOR UPDATE
     LOOP
         PERFORM lead.release_call(v_call, p_current_time);
     END LOOP;
@@ -3157,8 +3308,8 @@ BEGIN
         WHERE c.execution_id = p_execution_id AND c.task_id = ANY (v_held) AND c.status = 'settled' GROUP BY c.task_id
     ), ended AS (
         INSERT INTO lead.task_attempt (task_id, attempt, execution_id, started_at, ended_at, outcome, error_message, cost_usd)
-        SELECT t.id, t.attempts + 1, p_execution_id, t.claimed_at, p_current_time, 'returned', left(lead.sanitise(p_reason), 4000),
-            coalesce(p.cost_usd, 0)
+        SELECT t.id, t.attempts + 1, p_execution_id, t.claimed_at, p_current_time, 'returned',
+            left(lead.sanitise(p_reason), 4000), coalesce(p.cost_usd, 0)
         FROM lead.task AS t LEFT JOIN paid AS p ON p.task_id = t.id
         WHERE t.id = ANY (v_held)
         RETURNING task_id, cost_usd
@@ -3189,22 +3340,25 @@ BEGIN
             (SELECT 'one of ' || string_agg(b.name, ', ' ORDER BY b.name) || ' is needed' FROM lead.circuit_breaker AS b));
     END IF;
     UPDATE lead.circuit_breaker AS b
-    SET state = 'closed', consecutive_failures = 0, opened_at = NULL, retry_at = NULL, probe_limit = 0, probes_started = 0, probes_succeeded = 0,
+    SET state = 'closed', consecutive_failures = 0, opened_at = NULL, retry_at = NULL, probe_limit = 0, probes_started = 0,
+        probes_succeeded = 0,
         updated_at = p_current_time
     WHERE b.name = p_name
     RETURNING b.* INTO v_is;
     IF p_name LIKE 'provider:%' AND v_was.state <> 'closed' THEN
         UPDATE lead.task AS t SET deferred_until = p_current_time
         WHERE t.id = ANY (ARRAY(
-            SELECT d.id FROM lead.task AS d
-            WHERE d.status = 'deferred' AND d.defer_reason = 'destination_down' AND d.deferred_until > p_current_time
-            ORDER BY d.deferred_until LIMIT 10000 FOR UPDATE SKIP LOCKED
+            SELECT w.id FROM lead.due AS d
+            INNER JOIN lead.task AS w ON w.id = d.task_id AND w.status = 'deferred' AND w.defer_reason = 'destination_down'
+            WHERE d.due_at > p_current_time
+            ORDER BY d.due_at LIMIT 10000 FOR UPDATE OF w SKIP LOCKED
         ));
         GET DIAGNOSTICS v_due = ROW_COUNT;
     END IF;
-    PERFORM lead.audit('reset_breaker', 'breaker:' || p_name, to_jsonb(v_was) - 'updated_at', to_jsonb(v_is) - 'updated_at', p_reason, p_actor);
-    RETURN jsonb_build_object('name', p_name, 'state_before', v_was.state, 'state', v_is.state, 'failures_before', v_was.consecutive_failures,
-        'tasks_due', v_due);
+    PERFORM lead.audit('reset_breaker', 'breaker:' || p_name, to_jsonb(v_was) - 'updated_at', to_jsonb(v_is) - 'updated_at',
+        p_reason, p_actor);
+    RETURN jsonb_build_object('name', p_name, 'state_before', v_was.state, 'state', v_is.state,
+        'failures_before', v_was.consecutive_failures, 'tasks_due', v_due);
 END;
 $$;
 
@@ -3235,7 +3389,9 @@ END;
 $$;
 
 -- The columns of a policy that may be changed, and to what. One list for the check and for whoever asks.
-CREATE OR REPLACE FUNCTION lead.policy_columns() RETURNS TABLE (name text, kind text, minimum numeric, maximum numeric, may_be_null boolean)
+CREATE OR REPLACE FUNCTION lead.policy_columns() RETURNS TABLE (
+    name text, kind text, minimum numeric, maximum numeric, may_be_null boolean
+)
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
     SELECT c.name, c.kind, c.minimum, c.maximum, c.may_be_null
@@ -3271,10 +3427,12 @@ BEGIN
     SELECT p.* INTO v_was FROM lead.workflow_policy AS p WHERE p.workflow_type = p_workflow_type FOR UPDATE;
     IF NOT FOUND THEN
         PERFORM lead.refuse('p_workflow_type', p_workflow_type,
-            (SELECT 'one of ' || string_agg(p.workflow_type, ', ' ORDER BY p.workflow_type) || ' is needed' FROM lead.workflow_policy AS p));
+            (SELECT 'one of ' || string_agg(p.workflow_type, ', ' ORDER BY p.workflow_type) || ' is needed'
+                FROM lead.workflow_policy AS p));
     END IF;
     IF jsonb_typeof(p_changes) IS DISTINCT FROM 'object' OR p_changes = '{}' THEN
-        PERFORM lead.refuse('p_changes', p_changes::text, 'an object of columns and their new values is needed, for example {"max_batch": 5}');
+        PERFORM lead.refuse('p_changes', p_changes::text,
+            'an object of columns and their new values is needed, for example {"max_batch": 5}');
     END IF;
     FOR v_column IN
         SELECT g.key, g.value, c.kind, c.minimum, c.maximum, c.may_be_null
@@ -3282,7 +3440,8 @@ BEGIN
     LOOP
         IF v_column.kind IS NULL THEN
             PERFORM lead.refuse('p_changes', v_column.key,
-                (SELECT 'a policy''s columns that may be changed are ' || string_agg(c.name, ', ' ORDER BY c.name) FROM lead.policy_columns() AS c));
+                (SELECT 'a policy''s columns that may be changed are ' || string_agg(c.name, ', ' ORDER BY c.name)
+                    FROM lead.policy_columns() AS c));
         END IF;
         v_good := CASE
             WHEN v_column.value = 'null' THEN v_column.may_be_null
@@ -3290,7 +3449,8 @@ BEGIN
             WHEN v_column.kind = 'text' THEN jsonb_typeof(v_column.value) = 'string'
                 AND length(v_column.value #>> '{}') BETWEEN v_column.minimum AND v_column.maximum
             WHEN jsonb_typeof(v_column.value) <> 'number' THEN false
-            WHEN v_column.kind = 'integer' AND (v_column.value #>> '{}')::numeric <> trunc((v_column.value #>> '{}')::numeric) THEN false
+            WHEN v_column.kind = 'integer' AND (v_column.value #>> '{}')::numeric <> trunc((v_column.value #>> '{}')::numeric)
+                THEN false
             ELSE (v_column.value #>> '{}')::numeric BETWEEN v_column.minimum AND v_column.maximum
         END;
         IF NOT v_good THEN
@@ -3299,13 +3459,15 @@ BEGIN
                 WHEN 'text' THEN format('text of %s to %s characters', v_column.minimum, v_column.maximum)
                 WHEN 'integer' THEN format('a whole number from %s to %s', v_column.minimum, v_column.maximum)
                 ELSE format('a number from %s to %s', v_column.minimum, v_column.maximum)
-            END || CASE WHEN v_column.kind = 'boolean' THEN '' WHEN v_column.may_be_null THEN ', or null, is needed' ELSE ' is needed' END);
+            END || CASE WHEN v_column.kind = 'boolean' THEN '' WHEN v_column.may_be_null THEN ', or null, is needed'
+                ELSE ' is needed' END);
         END IF;
     END LOOP;
     v_new := jsonb_populate_record(v_was, p_changes);
     SELECT * INTO v_acting FROM lead.act_as(p_actor, p_reason);
     UPDATE lead.workflow_policy AS p
-    SET enabled = v_new.enabled, interval_minutes = v_new.interval_minutes, base_priority = v_new.base_priority, fair_weight = v_new.fair_weight,
+    SET enabled = v_new.enabled, interval_minutes = v_new.interval_minutes, base_priority = v_new.base_priority,
+        fair_weight = v_new.fair_weight,
         max_batch = v_new.max_batch, expected_seconds = v_new.expected_seconds, item_cost_limit_usd = v_new.item_cost_limit_usd,
         calls_per_item = v_new.calls_per_item, memory_mb = v_new.memory_mb, target_success_rate = v_new.target_success_rate,
         daily_cost_limit_usd = v_new.daily_cost_limit_usd, disabled_reason = v_new.disabled_reason, updated_at = clock_timestamp()
@@ -3328,7 +3490,8 @@ CREATE OR REPLACE FUNCTION lead.tasks_before(
     p_points integer, p_starving_since timestamptz, p_most integer
 ) RETURNS integer
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_memoize = off
+SET jit = off
 AS $$
 BEGIN
     RETURN (
@@ -3352,13 +3515,12 @@ BEGIN
                 )
             ) AS range (score, queued_from, queued_to, id_to),
             LATERAL (
-                SELECT t.id
-                FROM lead.task AS t
+                SELECT r.task_id
+                FROM lead.ready AS r
                 WHERE range.score BETWEEN 0 AND 100
-                    AND t.task_type = p_task_type AND coalesce(t.tenant, '') = l.lane AND t.status = 'queued'
-                    AND t.score = range.score::smallint AND t.queued_at >= range.queued_from
-                    AND (t.queued_at, t.id) < (range.queued_to, range.id_to)
-                ORDER BY t.queued_at, t.id
+                    AND r.task_type = p_task_type AND r.lane = l.lane AND r.score = range.score::smallint
+                    AND r.queued_at >= range.queued_from AND (r.queued_at, r.task_id) < (range.queued_to, range.id_to)
+                ORDER BY r.queued_at, r.task_id
                 LIMIT p_most + 1
             ) AS found
             LIMIT p_most + 1
@@ -3384,7 +3546,8 @@ BEGIN
         'effective', p_task.score + v_ageing,
         'static', p_task.score,
         'terms', jsonb_build_array(
-            jsonb_build_object('term', 'base priority', 'points', p_task.priority_base, 'why', 'given when it was submitted, or by an operator'),
+            jsonb_build_object('term', 'base priority', 'points', p_task.priority_base, 'why',
+                'given when it was submitted, or by an operator'),
             jsonb_build_object('term', 'value', 'points', v_value, 'why', CASE
                 WHEN p_task.value_usd IS NULL THEN 'no value was given'
                 ELSE format('worth %s USD: 3 ln(1 + value), at most 15', trim_scale(round(p_task.value_usd, 2)))
@@ -3414,11 +3577,12 @@ CREATE OR REPLACE FUNCTION lead.why_waiting(
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 DECLARE
-    v_why text[] := '{}';
+    v_why text[] := '{}'::text[];
     v_capacity record;
     v_breaker lead.circuit_breaker;
     v_tenant lead.tenant;
     v_health jsonb;
+    v_so_far integer;
     v_day date := lead.budget_day(p_current_time);
     v_memory integer := lead.run_memory_mb(p_policy.workflow_type);
     v_committed numeric;
@@ -3426,7 +3590,8 @@ DECLARE
     v_plan jsonb;
 BEGIN
     IF NOT p_policy.enabled THEN
-        v_why := v_why || format('%s is disabled by policy: %s', p_policy.workflow_type, coalesce(p_policy.disabled_reason, 'by an operator'));
+        v_why := v_why || format('%s is disabled by policy: %s', p_policy.workflow_type,
+            coalesce(p_policy.disabled_reason, 'by an operator'));
     END IF;
     IF p_policy.mode = 'paused' THEN
         v_why := v_why || format('%s is paused by an operator', p_policy.task_type);
@@ -3437,30 +3602,31 @@ BEGIN
     END IF;
     SELECT b.* INTO v_breaker FROM lead.circuit_breaker AS b WHERE b.name = 'pipeline:' || p_policy.workflow_type;
     IF v_breaker.state = 'open' AND v_breaker.retry_at > p_current_time THEN
-        v_why := v_why || format('the circuit breaker %s is open until %s after %s failures in a row: %s', v_breaker.name, v_breaker.retry_at,
+        v_why := v_why || format('the circuit breaker %s is open until %s after %s failures in a row: %s', v_breaker.name,
+            v_breaker.retry_at,
             v_breaker.consecutive_failures, coalesce(v_breaker.last_error, 'no error was recorded'));
     END IF;
-    v_health := check_system_health_comprehensive(p_current_time);
-    IF NOT (v_health ->> 'can_proceed')::boolean THEN
-        v_why := v_why || format('the health check says stop: %s', v_health ->> 'reason');
-    END IF;
 
+    v_so_far := cardinality(v_why);
     SELECT c.* INTO v_capacity FROM lead.capacity(p_current_time) AS c;
     IF v_capacity.free_slots = 0 THEN
         v_why := v_why || format('%s of %s slots are busy (%s)', v_capacity.active, v_capacity.max_concurrent, (
             SELECT string_agg(format('%s %s', held.runs, held.workflow_type), ', ' ORDER BY held.workflow_type)
             FROM (
                 SELECT w.workflow_type, count(*) AS runs FROM public.workflow_orchestration AS w
-                WHERE w.status IN ('pending', 'analyzing', 'dispatching', 'running') AND w.reserved_at IS NOT NULL AND NOT w.is_external
+                WHERE w.status IN ('pending', 'analyzing', 'dispatching', 'running') AND w.reserved_at IS NOT NULL
+                    AND NOT w.is_external
                 GROUP BY w.workflow_type
             ) AS held
         ));
     END IF;
     IF v_capacity.memory_remaining_mb < v_memory THEN
-        v_why := v_why || format('a run needs %s MB and %s of %s MB are free', v_memory, v_capacity.memory_remaining_mb, v_capacity.memory_limit_mb);
+        v_why := v_why || format('a run needs %s MB and %s of %s MB are free', v_memory, v_capacity.memory_remaining_mb,
+            v_capacity.memory_limit_mb);
     END IF;
     IF v_capacity.connections_remaining < 2 THEN
-        v_why := v_why || format('%s of %s database connections are open', v_capacity.connections_used, v_capacity.connection_limit);
+        v_why := v_why || format('%s of %s database connections are open', v_capacity.connections_used,
+            v_capacity.connection_limit);
     END IF;
     v_paced := greatest(0, lead.paced_budget(
         coalesce((SELECT (s ->> 'priority')::integer FROM jsonb_array_elements(p_scheduled -> 'tasks') AS s
@@ -3468,7 +3634,8 @@ BEGIN
     ) - v_capacity.budget_committed_usd);
     IF v_capacity.budget_remaining_usd < p_policy.item_cost_limit_usd THEN
         v_why := v_why || format('budget: %s of %s USD are held or spent on %s, and a task may need %s',
-            round(v_capacity.budget_committed_usd, 2), round(v_capacity.budget_limit_usd, 2), v_day, trim_scale(p_policy.item_cost_limit_usd));
+            round(v_capacity.budget_committed_usd, 2), round(v_capacity.budget_limit_usd, 2), v_day,
+            trim_scale(p_policy.item_cost_limit_usd));
     ELSIF v_paced < p_policy.item_cost_limit_usd THEN
         v_why := v_why || format('pacing: %s USD of %s are held or spent on %s, and its priority may use no more by now',
             round(v_capacity.budget_committed_usd, 2), round(v_capacity.budget_limit_usd, 2), v_day);
@@ -3476,14 +3643,19 @@ BEGIN
     SELECT coalesce(sum(a.held_usd + a.spent_usd), 0) INTO v_committed FROM lead.budget_account AS a
     WHERE a.budget_day = v_day AND a.scope = 'workflow' AND a.scope_key = p_policy.workflow_type;
     IF v_committed + p_policy.item_cost_limit_usd > p_policy.daily_cost_limit_usd THEN
-        v_why := v_why || format('budget of %s: %s of %s USD are held or spent on %s', p_policy.workflow_type, round(v_committed, 2),
-            round(p_policy.daily_cost_limit_usd, 2), v_day);
+        v_why := v_why || format('budget of %s: %s of %s USD are held or spent on %s', p_policy.workflow_type,
+            round(v_committed, 2), round(p_policy.daily_cost_limit_usd, 2), v_day);
     END IF;
     SELECT coalesce(sum(a.held_usd + a.spent_usd), 0) INTO v_committed FROM lead.budget_account AS a
     WHERE a.budget_day = v_day AND a.scope = 'tenant' AND a.scope_key = p_tenant;
     IF v_committed >= v_tenant.daily_cost_limit_usd THEN
         v_why := v_why || format('budget of tenant %s: %s of %s USD are held or spent on %s', p_tenant, round(v_committed, 2),
             round(v_tenant.daily_cost_limit_usd, 2), v_day);
+    END IF;
+    -- The health check stops for the same shortages, and for others.
+    v_health := check_system_health_comprehensive(p_current_time);
+    IF cardinality(v_why) = v_so_far AND NOT (v_health ->> 'can_proceed')::boolean THEN
+        v_why := v_why || format('the health check says stop: %s', v_health ->> 'reason');
     END IF;
     -- One provider that can be called is enough.
     IF NOT EXISTS (SELECT 1 FROM jsonb_each(p_resources -> 'api_limits') AS l
@@ -3498,7 +3670,8 @@ BEGIN
             SELECT format('%s is passed over: %s', o ->> 'workflow_type', o ->> 'reason')
             FROM jsonb_array_elements(v_plan -> 'passed_over') AS o
             WHERE o ->> 'workflow_type' = p_policy.workflow_type AND NOT EXISTS (
-                SELECT 1 FROM jsonb_array_elements(v_plan -> 'workflows_to_execute') AS w WHERE w ->> 'workflow_type' = p_policy.workflow_type
+                SELECT 1 FROM jsonb_array_elements(v_plan -> 'workflows_to_execute') AS w
+                    WHERE w ->> 'workflow_type' = p_policy.workflow_type
             )
         );
     END IF;
@@ -3511,9 +3684,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
     SELECT coalesce(array_agg(format('provider %s: %s', l.key, CASE l.value ->> 'status'
         WHEN 'switched_off' THEN 'switched off by an operator (is_available = false)'
-        WHEN 'breaker_open' THEN format('its circuit breaker is open until %s: %s', b.retry_at, coalesce(b.last_error, 'no error was recorded'))
-        WHEN 'budget_exhausted' THEN format('%s %% of its daily budget are held or spent', l.value ->> 'budget_utilization_percent')
-        ELSE format('%s of %s requests a minute are used, the next is free at %s', r.adaptive_limit - (l.value ->> 'requests_remaining')::integer,
+        WHEN 'breaker_open' THEN format('its circuit breaker is open until %s: %s', b.retry_at,
+            coalesce(b.last_error, 'no error was recorded'))
+        WHEN 'budget_exhausted' THEN format('%s %% of its daily budget are held or spent',
+            l.value ->> 'budget_utilization_percent')
+        ELSE format('%s of %s requests a minute are used, the next is free at %s',
+            r.adaptive_limit - (l.value ->> 'requests_remaining')::integer,
             r.adaptive_limit, l.value ->> 'next_reset')
     END) ORDER BY l.key), '{}')
     FROM jsonb_each(p_resources -> 'api_limits') AS l
@@ -3543,8 +3719,8 @@ DECLARE
     v_starving_since timestamptz := p_current_time - lead.seconds(60 * lead.setting_number('starvation_minutes'));
     v_execution public.workflow_orchestration;
     v_letter lead.dead_letter;
-    v_why text[] := '{}';
-    v_notes text[] := '{}';
+    v_why text[] := '{}'::text[];
+    v_notes text[] := '{}'::text[];
     v_next text;
     v_tick jsonb;
     v_given integer;
@@ -3572,7 +3748,8 @@ BEGIN
             SELECT coalesce(sum(d.tasks), 0) INTO v_waiting FROM lead.queue_depth_delta AS d
             WHERE d.task_type = v_task.task_type AND d.lane = v_lane AND d.status = 'queued';
         END IF;
-        v_before := lead.tasks_before(v_task.task_type, v_lanes, (v_score ->> 'effective')::integer, v_task.queued_at <= v_starving_since,
+        v_before := lead.tasks_before(v_task.task_type, v_lanes, (v_score ->> 'effective')::integer,
+            v_task.queued_at <= v_starving_since,
             v_task.queued_at, v_task.id, v_points, v_starving_since, v_most);
     END IF;
 
@@ -3585,14 +3762,16 @@ BEGIN
                 v_why := v_why || format('%s waiting tasks of %s come first, and a run takes %s',
                     CASE WHEN v_before > v_most THEN 'more than ' || v_most ELSE v_before::text END, v_among, v_policy.max_batch);
             END IF;
-            v_next := CASE WHEN v_why = '{}' THEN format('nothing stands in its way: the next decision takes up to %s tasks of its type', v_given)
+            v_next := CASE WHEN v_why = '{}'
+                THEN format('nothing stands in its way: the next decision takes up to %s tasks of its type', v_given)
                 ELSE 'it waits in the queue and is looked at with every decision' END;
             IF v_task.stalls >= greatest(1, lead.setting_number('stall_limit')::integer - 1) THEN
                 v_notes := v_notes || format('it was lost with its run %s times, so it is given out alone', v_task.stalls);
             END IF;
         WHEN 'deferred' THEN
             SELECT array_agg(format('it depends on task %s, which %s', d.depends_on, CASE
-                WHEN t.id IS NULL THEN 'is gone' WHEN t.status IN ('failed', 'cancelled') THEN 'ended as ' || t.status || ' and will not complete'
+                WHEN t.id IS NULL THEN 'is gone' WHEN t.status IN ('failed', 'cancelled') THEN 'ended as ' || t.status
+                    || ' and will not complete'
                 WHEN t.status = 'dead_letter' THEN 'lies in the dead-letter queue: replay it, or cancel this one'
                 ELSE 'is ' || t.status END) ORDER BY d.depends_on)
             INTO v_why
@@ -3602,11 +3781,15 @@ BEGIN
             IF v_task.deferred_until IS NOT NULL THEN
                 v_why := v_why || format('it is deferred until %s (%s seconds from now): %s', v_task.deferred_until,
                     greatest(0, round(extract(EPOCH FROM v_task.deferred_until - p_current_time))), CASE v_task.defer_reason
-                        WHEN 'retry' THEN format('retry %s of %s after its own error: %s', v_task.attempts, lead.setting_text('retry_limit'),
+                        WHEN 'retry' THEN format('retry %s of %s after its own error: %s', v_task.attempts,
+                            lead.setting_text('retry_limit'),
                             coalesce(v_task.last_error_message, 'no message'))
-                        WHEN 'destination_down' THEN format('what it calls was down, deferred %s times, no attempt spent', v_task.deferrals)
-                        WHEN 'rate_limited' THEN format('what it calls was at its limit, deferred %s times, no attempt spent', v_task.deferrals)
-                        WHEN 'budget_exhausted' THEN format('the budget was used up, deferred %s times, no attempt spent', v_task.deferrals)
+                        WHEN 'destination_down' THEN format('what it calls was down, deferred %s times, no attempt spent',
+                            v_task.deferrals)
+                        WHEN 'rate_limited' THEN format('what it calls was at its limit, deferred %s times, no attempt spent',
+                            v_task.deferrals)
+                        WHEN 'budget_exhausted' THEN format('the budget was used up, deferred %s times, no attempt spent',
+                            v_task.deferrals)
                         ELSE coalesce(v_task.defer_reason, 'no reason was given')
                     END);
             END IF;
@@ -3617,7 +3800,8 @@ BEGIN
             v_why := ARRAY[CASE v_execution.status
                 WHEN 'pending' THEN format('it is reserved for execution %s since %s, whose run has not started yet (launch %s)',
                     v_task.execution_id, v_task.claimed_at, v_execution.launch_number)
-                ELSE format('execution %s works on it since %s (run %s, lease until %s, times out at %s)', v_task.execution_id, v_task.claimed_at,
+                ELSE format('execution %s works on it since %s (run %s, lease until %s, times out at %s)', v_task.execution_id,
+                    v_task.claimed_at,
                     coalesce(v_execution.run_id, 'unknown'), coalesce(v_execution.lease_expires_at::text, 'unknown'),
                     coalesce(v_execution.timeout_at::text, 'unknown'))
             END];
@@ -3629,7 +3813,8 @@ BEGIN
             v_next := 'replay_dead_letters puts it back into the queue, discard_dead_letters ends it';
         ELSE
             v_why := ARRAY[format('it ended as %s at %s%s', v_task.status, v_task.processed_at,
-                CASE WHEN v_task.status <> 'completed' THEN ': ' || coalesce(v_task.last_error_message, 'no reason was given') ELSE '' END)];
+                CASE WHEN v_task.status <> 'completed' THEN ': ' || coalesce(v_task.last_error_message, 'no reason was given')
+                    ELSE '' END)];
             v_next := 'nothing more happens to it';
     END CASE;
     IF v_task.status IN ('queued', 'deferred', 'processing') THEN
@@ -3647,13 +3832,16 @@ BEGIN
         ), c.candidate -> 'reasoning'),
         'priority', c.candidate -> 'priority', 'pending_items', c.candidate -> 'pending_items',
         'dispatched', (
-            SELECT coalesce(jsonb_agg(jsonb_build_object('execution_id', w ->> 'execution_id', 'batch_size', w -> 'batch_size')), '[]')
+            SELECT coalesce(jsonb_agg(
+                jsonb_build_object('execution_id', w ->> 'execution_id', 'batch_size', w -> 'batch_size')
+            ), '[]')
             FROM jsonb_array_elements(k.decision -> 'chosen') AS w WHERE w ->> 'workflow_type' = v_policy.workflow_type
         ))
     INTO v_tick
     FROM (SELECT t.* FROM lead.tick AS t WHERE t.decided_at <= p_current_time ORDER BY t.decided_at DESC LIMIT 20) AS k
     CROSS JOIN LATERAL (
-        SELECT g AS candidate FROM jsonb_array_elements(k.decision -> 'candidates') AS g WHERE g ->> 'workflow_type' = v_policy.workflow_type
+        SELECT g AS candidate FROM jsonb_array_elements(k.decision -> 'candidates') AS g
+            WHERE g ->> 'workflow_type' = v_policy.workflow_type
     ) AS c
     ORDER BY k.decided_at DESC
     LIMIT 1;
@@ -3672,7 +3860,8 @@ BEGIN
         'rank_among', v_among,
         'waiting', v_waiting,
         'type', jsonb_build_object(
-            'workflow_type', v_policy.workflow_type, 'enabled', v_policy.enabled, 'mode', v_policy.mode, 'priority', v_standing -> 'priority',
+            'workflow_type', v_policy.workflow_type, 'enabled', v_policy.enabled, 'mode', v_policy.mode,
+            'priority', v_standing -> 'priority',
             'reasoning', v_standing -> 'reasoning', 'should_execute', v_standing -> 'should_execute',
             'max_batch', v_policy.max_batch, 'max_concurrent', lead.setting_number('max_concurrent_workflows'), 'slots_held', (
                 SELECT count(*) FROM public.workflow_orchestration AS w
@@ -3684,14 +3873,18 @@ BEGIN
         'next', v_next,
         'notes', to_jsonb(v_notes),
         'last_tick', v_tick,
-        'attempts', jsonb_build_object('spent', v_task.attempts, 'deferrals', v_task.deferrals, 'stalls', v_task.stalls, 'recent', (
-            SELECT coalesce(jsonb_agg(jsonb_build_object('attempt', a.attempt, 'execution_id', a.execution_id, 'started_at', a.started_at,
-                'ended_at', a.ended_at, 'outcome', a.outcome, 'error_class', a.error_class, 'error_message', left(a.error_message, 300),
-                'cost_usd', a.cost_usd) ORDER BY a.ended_at DESC), '[]')
+        'attempts', jsonb_build_object('spent', v_task.attempts, 'deferrals', v_task.deferrals, 'stalls', v_task.stalls,
+            'recent', (
+            SELECT coalesce(jsonb_agg(jsonb_build_object(
+                'attempt', a.attempt, 'execution_id', a.execution_id, 'started_at', a.started_at, 'ended_at', a.ended_at,
+                'outcome', a.outcome, 'error_class', a.error_class, 'error_message', left(a.error_message, 300),
+                'cost_usd', a.cost_usd
+            ) ORDER BY a.ended_at DESC), '[]')
             FROM (SELECT h.* FROM lead.task_attempt AS h WHERE h.task_id = p_task_id ORDER BY h.ended_at DESC LIMIT 10) AS a
         )),
         'calls', (
-            SELECT jsonb_build_object('made', count(*) FILTER (WHERE c.status <> 'released'), 'open', count(*) FILTER (WHERE c.status IN ('reserved', 'sent')),
+            SELECT jsonb_build_object('made', count(*) FILTER (WHERE c.status <> 'released'),
+                'open', count(*) FILTER (WHERE c.status IN ('reserved', 'sent')),
                 'failed', count(*) FILTER (WHERE c.status = 'settled' AND c.outcome <> 'ok'),
                 'input_tokens', coalesce(sum(c.input_tokens), 0), 'output_tokens', coalesce(sum(c.output_tokens), 0))
             FROM lead.api_call AS c WHERE c.task_id = p_task_id
@@ -3761,7 +3954,8 @@ BEGIN
     WHERE r.is_available AND NOT (coalesce(b.state, 'closed') = 'open' AND b.retry_at > p_current_time);
     IF v_calls > 0 AND coalesce(v_requests, 0) / v_calls < items_per_second THEN
         items_per_second := coalesce(v_requests, 0) / v_calls;
-        pace_basis := format('the rate limits: %s requests a minute, %s calls a task', round(60 * coalesce(v_requests, 0)), round(v_calls, 2));
+        pace_basis := format('the rate limits: %s requests a minute, %s calls a task', round(60 * coalesce(v_requests, 0)),
+            round(v_calls, 2));
     END IF;
 END;
 $$;
@@ -3792,8 +3986,8 @@ DECLARE
     v_finish timestamptz;
     v_late record;
     v_bound text;
-    v_types jsonb := '{}';
-    v_warnings text[] := '{}';
+    v_types jsonb := '{}'::jsonb;
+    v_warnings text[] := '{}'::text[];
     v_budget_ahead numeric := 0;
 BEGIN
     PERFORM lead.check_clock(p_current_time);
@@ -3801,7 +3995,8 @@ BEGIN
         PERFORM lead.refuse('p_tasks', p_tasks::text, 'a JSON array of 1 to 10000 tasks is needed');
     END IF;
     SELECT format('tasks[%s]%s', g.place - 1, p.problem) INTO v_problem
-    FROM jsonb_array_elements(p_tasks) WITH ORDINALITY AS g (task, place), lead.task_problem(g.task, p_current_time) AS p (problem)
+    FROM jsonb_array_elements(p_tasks) WITH ORDINALITY AS g (task, place),
+    lead.task_problem(g.task, p_current_time) AS p (problem)
     WHERE p.problem IS NOT NULL
     ORDER BY g.place LIMIT 1;
     IF v_problem IS NOT NULL THEN
@@ -3814,34 +4009,41 @@ BEGIN
         -- A known key, or one given twice, makes no second task.
         WITH given AS (
             SELECT g.place - 1 AS place, g.task, g.task ->> 'task_type' AS task_type,
-                lead.static_score(coalesce((g.task ->> 'priority')::integer, 50), (g.task ->> 'value_usd')::numeric,
+                lead.static_score(coalesce((g.task ->> 'priority')::numeric::integer, 50), (g.task ->> 'value_usd')::numeric,
                     (g.task ->> 'predicted_success_rate')::numeric) AS score,
                 (g.task ->> 'not_before')::timestamptz AS not_before, (g.task ->> 'deadline')::timestamptz AS deadline,
                 g.task ->> 'idempotency_key' IS NOT NULL AND (
                     row_number() OVER (PARTITION BY g.task ->> 'idempotency_key' ORDER BY g.place) > 1
-                    OR (SELECT s.task_id FROM lead.submission AS s WHERE s.idempotency_key = g.task ->> 'idempotency_key') IS NOT NULL
+                    OR (SELECT s.task_id FROM lead.submission AS s
+                        WHERE s.idempotency_key = g.task ->> 'idempotency_key') IS NOT NULL
                 ) AS is_duplicate
             FROM jsonb_array_elements(p_tasks) WITH ORDINALITY AS g (task, place)
         )
-        SELECT g.task_type, count(*) FILTER (WHERE NOT g.is_duplicate) AS tasks, count(*) FILTER (WHERE g.is_duplicate) AS duplicates,
-            coalesce(max(g.score) FILTER (WHERE NOT g.is_duplicate), 0) AS best, coalesce(min(g.score) FILTER (WHERE NOT g.is_duplicate), 0) AS worst,
+        SELECT g.task_type, count(*) FILTER (WHERE NOT g.is_duplicate) AS tasks,
+            count(*) FILTER (WHERE g.is_duplicate) AS duplicates,
+            coalesce(max(g.score) FILTER (WHERE NOT g.is_duplicate), 0) AS best,
+            coalesce(min(g.score) FILTER (WHERE NOT g.is_duplicate), 0) AS worst,
             greatest(p_current_time, min(coalesce(g.not_before, p_current_time))) AS may_start,
             greatest(p_current_time, max(coalesce(g.not_before, p_current_time))) AS all_may_start,
             jsonb_agg(jsonb_build_object('place', g.place, 'score', g.score, 'deadline', g.deadline)) FILTER (
                 WHERE g.deadline IS NOT NULL AND NOT g.is_duplicate
             ) AS deadlines,
-            count(*) FILTER (WHERE jsonb_typeof(g.task -> 'dependencies') = 'array' AND g.task -> 'dependencies' <> '[]') AS dependent
+            count(*) FILTER (WHERE jsonb_typeof(g.task -> 'dependencies') = 'array'
+                AND g.task -> 'dependencies' <> '[]') AS dependent
         FROM given AS g GROUP BY g.task_type ORDER BY g.task_type
     LOOP
         SELECT p.* INTO v_policy FROM lead.workflow_policy AS p WHERE p.task_type = v_given.task_type;
         SELECT p.* INTO v_pace FROM lead.type_pace(v_policy, p_current_time) AS p;
-        SELECT array_agg(l.lane), coalesce(sum(l.tasks), 0) INTO v_lanes, v_waiting FROM lead.claimable_lanes(v_given.task_type) AS l;
+        SELECT array_agg(l.lane), coalesce(sum(l.tasks), 0) INTO v_lanes, v_waiting
+        FROM lead.claimable_lanes(v_given.task_type) AS l;
 
         -- Ahead: exact up to 10,000; beyond that all that waits, which is the most it can be.
         IF cardinality(v_lanes) <= 20 THEN
-            v_first := lead.tasks_before(v_given.task_type, v_lanes, v_given.best, false, 'infinity', 9223372036854775807, v_points,
+            v_first := lead.tasks_before(v_given.task_type, v_lanes, v_given.best, false, 'infinity', 9223372036854775807,
+                v_points,
                 v_starving_since, v_most);
-            v_last := lead.tasks_before(v_given.task_type, v_lanes, v_given.worst, false, 'infinity', 9223372036854775807, v_points,
+            v_last := lead.tasks_before(v_given.task_type, v_lanes, v_given.worst, false, 'infinity', 9223372036854775807,
+                v_points,
                 v_starving_since, v_most);
         ELSE
             v_first := coalesce(v_waiting, 0);
@@ -3854,11 +4056,13 @@ BEGIN
         v_finish := NULL;
         v_bound := v_pace.pace_basis;
         IF NOT v_policy.enabled THEN
-            v_warnings := v_warnings || format('%s is disabled by policy (%s): submit_tasks would refuse all of it', v_given.task_type,
+            v_warnings := v_warnings || format('%s is disabled by policy (%s): submit_tasks would refuse all of it',
+                v_given.task_type,
                 coalesce(v_policy.disabled_reason, 'by an operator'));
         ELSIF v_policy.mode <> 'open' THEN
             v_warnings := v_warnings || format('%s is %s: %s', v_given.task_type, v_policy.mode,
-                CASE v_policy.mode WHEN 'draining' THEN 'submit_tasks would refuse all of it' ELSE 'nothing starts until it is resumed' END);
+                CASE v_policy.mode WHEN 'draining' THEN 'submit_tasks would refuse all of it'
+                    ELSE 'nothing starts until it is resumed' END);
         ELSIF v_pace.items_per_second > 0 AND v_given.tasks > 0 THEN
             v_start := greatest(v_given.may_start, p_current_time + lead.seconds(v_first / v_pace.items_per_second));
             v_finish := greatest(
@@ -3871,19 +4075,23 @@ BEGIN
                 v_left := v_last + v_given.tasks - v_affordable;
                 IF v_left > 0 THEN
                     v_warnings := v_warnings || format(
-                        '%s does not fit the budget of %s: %s tasks and %s ahead of them cost about %s USD, %s of %s are left', v_given.task_type,
-                        lead.budget_day(p_current_time), v_given.tasks, v_last, round((v_last + v_given.tasks) * v_pace.cost_per_item, 2),
-                        round(greatest(0, v_capacity.budget_remaining_usd - v_budget_ahead), 2), round(v_capacity.budget_limit_usd, 2));
+                        '%s does not fit the budget of %s: %s tasks and %s ahead of them cost about %s USD, %s of %s are left',
+                        v_given.task_type, lead.budget_day(p_current_time), v_given.tasks, v_last,
+                        round((v_last + v_given.tasks) * v_pace.cost_per_item, 2),
+                        round(greatest(0, v_capacity.budget_remaining_usd - v_budget_ahead), 2),
+                        round(v_capacity.budget_limit_usd, 2));
                     v_bound := 'the daily budget';
                     IF v_capacity.budget_limit_usd < v_pace.cost_per_item THEN
-                        v_warnings := v_warnings || format('%s never fits: a task costs about %s USD and a day has %s', v_given.task_type,
+                        v_warnings := v_warnings || format('%s never fits: a task costs about %s USD and a day has %s',
+                            v_given.task_type,
                             round(v_pace.cost_per_item, 4), round(v_capacity.budget_limit_usd, 2));
                         v_start := CASE WHEN v_affordable > v_first THEN v_start END;
                         v_finish := NULL;
                     ELSE
                         v_days := ceil(v_left * v_pace.cost_per_item / v_capacity.budget_limit_usd) - 1;
                         v_finish := greatest(v_finish, v_day_ends + make_interval(days => v_days) + lead.seconds(
-                            (v_left - floor(v_days * v_capacity.budget_limit_usd / v_pace.cost_per_item)) / v_pace.items_per_second
+                            (v_left - floor(v_days * v_capacity.budget_limit_usd / v_pace.cost_per_item))
+                            / v_pace.items_per_second
                         ));
                         IF v_first >= v_affordable THEN
                             v_start := greatest(v_start, v_day_ends + make_interval(days => floor(
@@ -3907,12 +4115,15 @@ BEGIN
         ) AS l
         WHERE l.expected IS NULL OR l.expected > l.deadline;
         IF v_late.tasks > 0 THEN
-            v_warnings := v_warnings || format('tasks[%s]%s would end after the deadline (the first is %s, all are expected to end by %s)',
-                v_late.place, CASE WHEN v_late.tasks > 1 THEN format(' and %s more', v_late.tasks - 1) ELSE '' END, v_late.deadline,
+            v_warnings := v_warnings
+                || format('tasks[%s]%s would end after the deadline (the first is %s, all are expected to end by %s)',
+                v_late.place, CASE WHEN v_late.tasks > 1 THEN format(' and %s more', v_late.tasks - 1) ELSE '' END,
+                    v_late.deadline,
                 coalesce(v_finish::text, 'no time that can be told'));
         END IF;
         IF v_given.dependent > 0 THEN
-            v_warnings := v_warnings || format('%s tasks of %s depend on others; the time those take is not in the estimate', v_given.dependent,
+            v_warnings := v_warnings || format('%s tasks of %s depend on others; the time those take is not in the estimate',
+                v_given.dependent,
                 v_given.task_type);
         END IF;
 
@@ -3921,7 +4132,8 @@ BEGIN
             'expected_cost_usd', round(v_given.tasks * v_pace.cost_per_item, 10),
             'maximum_cost_usd', round(v_given.tasks * v_policy.item_cost_limit_usd, 10),
             'cost_per_item_usd', round(v_pace.cost_per_item, 10), 'cost_basis', v_pace.cost_basis,
-            'ahead', v_last, 'ahead_is', CASE WHEN v_last > v_most THEN 'at most' ELSE 'exact' END, 'waiting', coalesce(v_waiting, 0),
+            'ahead', v_last, 'ahead_is', CASE WHEN v_last > v_most THEN 'at most' ELSE 'exact' END,
+            'waiting', coalesce(v_waiting, 0),
             'tasks_per_minute', round(60 * v_pace.items_per_second, 3), 'pace_basis', v_pace.pace_basis, 'bounded_by', v_bound,
             'expected_start', v_start, 'expected_finish', v_finish
         ));
@@ -3930,9 +4142,11 @@ BEGIN
     RETURN (
         SELECT jsonb_build_object(
             'tasks', sum((t.value ->> 'tasks')::bigint), 'duplicates', sum((t.value ->> 'duplicates')::bigint),
-            'expected_cost_usd', sum((t.value ->> 'expected_cost_usd')::numeric), 'maximum_cost_usd', sum((t.value ->> 'maximum_cost_usd')::numeric),
+            'expected_cost_usd', sum((t.value ->> 'expected_cost_usd')::numeric),
+            'maximum_cost_usd', sum((t.value ->> 'maximum_cost_usd')::numeric),
             'expected_start', min((t.value ->> 'expected_start')::timestamptz),
-            'expected_finish', CASE WHEN count(*) FILTER (WHERE t.value -> 'expected_finish' = 'null' AND t.value -> 'tasks' <> '0') = 0
+            'expected_finish', CASE WHEN count(*) FILTER (WHERE t.value -> 'expected_finish' = 'null'
+                AND t.value -> 'tasks' <> '0') = 0
                 THEN max((t.value ->> 'expected_finish')::timestamptz) END,
             'budget', jsonb_build_object('day', lead.budget_day(p_current_time), 'limit_usd', v_capacity.budget_limit_usd,
                 'remaining_usd', v_capacity.budget_remaining_usd),
@@ -3946,21 +4160,19 @@ $$;
 -- Retention ----------------------------------------------------------------------------------------------------------
 -- One step: at most p_limit rows of each table, oldest first. Call it again while "more" is true. What stays: whatever has not
 -- ended, open dead letters with their calls, idempotency keys, publications, the audit log, hourly history and budget accounts.
+-- Where this round goes on in a table; NULL: it has been through it.
 CREATE OR REPLACE FUNCTION lead.prune_position(p_table_name text) RETURNS bigint
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
     INSERT INTO lead.prune_progress (table_name) VALUES (p_table_name) ON CONFLICT (table_name) DO NOTHING;
-    SELECT p.position FROM lead.prune_progress AS p WHERE p.table_name = p_table_name FOR UPDATE;
+    SELECT p.position FROM lead.prune_progress AS p WHERE p.table_name = p_table_name;
 $$;
 
--- Remembers where the next step goes on; at the end it begins anew. True: there is more to look at.
-CREATE OR REPLACE FUNCTION lead.prune_advance(p_table_name text, p_position bigint, p_current_time timestamptz) RETURNS boolean
+-- After a window of a table: it goes on after p_last, unless it has come to where nothing is old.
+CREATE OR REPLACE FUNCTION lead.prune_advance(p_table_name text, p_last bigint, p_goes_on boolean) RETURNS void
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
-    UPDATE lead.prune_progress AS p
-    SET position = coalesce(p_position, 0), completed_at = CASE WHEN p_position IS NULL THEN p_current_time ELSE p.completed_at END
-    WHERE p.table_name = p_table_name
-    RETURNING p_position IS NOT NULL;
+    UPDATE lead.prune_progress AS p SET position = CASE WHEN p_goes_on THEN p_last END WHERE p.table_name = p_table_name;
 $$;
 
 CREATE OR REPLACE FUNCTION public.prune_history(
@@ -3971,7 +4183,7 @@ SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     v_keep interval := coalesce(p_keep, make_interval(days => lead.setting_number('history_keep_days')::integer));
-    v_before timestamptz := p_current_time - v_keep;
+    v_before timestamptz;
     v_position bigint;
     v_ids bigint[];
     v_keys text[];
@@ -3980,12 +4192,13 @@ DECLARE
     v_old boolean;
     v_count bigint;
     v_more boolean := false;
-    v_deleted jsonb := '{}';
+    v_deleted jsonb := '{}'::jsonb;
 BEGIN
     PERFORM lead.check_clock(p_current_time);
     IF v_keep < interval '1 day' OR v_keep > interval '10 years' THEN
         PERFORM lead.refuse('p_keep', p_keep::text, '1 day to 10 years are allowed');
     END IF;
+    v_before := p_current_time - v_keep;
     IF p_limit IS NULL OR p_limit NOT BETWEEN 1 AND 100000 THEN
         PERFORM lead.refuse('p_limit', p_limit::text, '1 to 100000 are allowed');
     END IF;
@@ -3994,7 +4207,8 @@ BEGIN
     END IF;
 
     -- Tables with survivors: a window in the order of the key, and the next step begins after it. It ends where nothing in the
-    -- window is old. Read first, filter afterwards, so that a window costs the same whatever it holds.
+    -- window is old. Read first, filter afterwards, so that a window costs the same whatever it holds. A position of NULL finds
+    -- nothing: this round has been through that table.
     v_position := lead.prune_position('lead.task');
     SELECT array_agg(w.id) FILTER (
             WHERE w.status IN ('completed', 'failed', 'cancelled') AND coalesce(w.processed_at, w.created_at) < v_before
@@ -4002,9 +4216,10 @@ BEGIN
         ), max(w.id), count(*), bool_or(w.created_at < v_before)
     INTO v_ids, v_last, v_looked, v_old
     FROM (
-        SELECT t.id, t.status, t.processed_at, t.created_at FROM lead.task AS t WHERE t.id > v_position ORDER BY t.id LIMIT p_limit
+        SELECT t.id, t.status, t.processed_at, t.created_at FROM lead.task AS t WHERE t.id > v_position
+            ORDER BY t.id LIMIT p_limit
     ) AS w;
-    v_more := lead.prune_advance('lead.task', CASE WHEN v_looked = p_limit AND v_old THEN v_last END, p_current_time);
+    PERFORM lead.prune_advance('lead.task', v_last, v_looked = p_limit AND v_old);
     DELETE FROM lead.task_attempt AS a WHERE a.task_id = ANY (v_ids);
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_deleted := v_deleted || jsonb_build_object('task_attempt', v_count);
@@ -4015,50 +4230,57 @@ BEGIN
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_deleted := v_deleted || jsonb_build_object('task', v_count);
 
-    -- A call goes after its task, whoever deleted that.
-    v_position := lead.prune_position('lead.api_call');
-    SELECT array_agg(w.id) FILTER (
-            WHERE w.status IN ('settled', 'released') AND w.reserved_at < v_before
-            AND (SELECT t.id FROM lead.task AS t WHERE t.id = w.task_id) IS NULL
-        ), max(w.id), count(*), bool_or(w.reserved_at < v_before)
-    INTO v_ids, v_last, v_looked, v_old
-    FROM (
-        SELECT c.id, c.status, c.reserved_at, c.task_id FROM lead.api_call AS c WHERE c.id > v_position ORDER BY c.id LIMIT p_limit
-    ) AS w;
-    v_more := lead.prune_advance('lead.api_call', CASE WHEN v_looked = p_limit AND v_old THEN v_last END, p_current_time) OR v_more;
-    DELETE FROM lead.api_call AS c WHERE c.id = ANY (v_ids);
-    GET DIAGNOSTICS v_count = ROW_COUNT;
-    v_deleted := v_deleted || jsonb_build_object('api_call', v_count);
+    -- Calls once the tasks of this round are through: a call goes after its task, whoever deleted that.
+    IF lead.prune_position('lead.task') IS NULL THEN
+        v_position := lead.prune_position('lead.api_call');
+        SELECT array_agg(w.id) FILTER (
+                WHERE w.status IN ('settled', 'released') AND w.reserved_at < v_before
+                AND (SELECT t.id FROM lead.task AS t WHERE t.id = w.task_id) IS NULL
+            ), max(w.id), count(*), bool_or(w.reserved_at < v_before)
+        INTO v_ids, v_last, v_looked, v_old
+        FROM (
+            SELECT c.id, c.status, c.reserved_at, c.task_id FROM lead.api_call AS c WHERE c.id > v_position
+                ORDER BY c.id LIMIT p_limit
+        ) AS w;
+        PERFORM lead.prune_advance('lead.api_call', v_last, v_looked = p_limit AND v_old);
+        DELETE FROM lead.api_call AS c WHERE c.id = ANY (v_ids);
+        GET DIAGNOSTICS v_count = ROW_COUNT;
+        v_deleted := v_deleted || jsonb_build_object('api_call', v_count);
+    END IF;
 
     v_position := lead.prune_position('public.workflow_orchestration');
     SELECT array_agg(w.id) FILTER (
-            WHERE w.status IN ('completed', 'failed', 'timeout', 'cancelled') AND coalesce(w.completed_at, w.created_at) < v_before
+            WHERE w.status IN ('completed', 'failed', 'timeout', 'cancelled')
+            AND coalesce(w.completed_at, w.created_at) < v_before
         ), max(w.id), count(*), bool_or(w.created_at < v_before)
     INTO v_ids, v_last, v_looked, v_old
     FROM (
         SELECT o.id, o.status, o.completed_at, o.created_at FROM public.workflow_orchestration AS o
         WHERE o.id > v_position ORDER BY o.id LIMIT p_limit
     ) AS w;
-    v_more := lead.prune_advance('public.workflow_orchestration', CASE WHEN v_looked = p_limit AND v_old THEN v_last END, p_current_time)
-        OR v_more;
-    DELETE FROM public.workflow_orchestration AS o WHERE o.id = ANY (v_ids) AND o.status IN ('completed', 'failed', 'timeout', 'cancelled');
+    PERFORM lead.prune_advance('public.workflow_orchestration', v_last, v_looked = p_limit AND v_old);
+    DELETE FROM public.workflow_orchestration AS o
+    WHERE o.id = ANY (v_ids) AND o.status IN ('completed', 'failed', 'timeout', 'cancelled');
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_deleted := v_deleted || jsonb_build_object('workflow_orchestration', v_count);
 
-    -- The states of an execution go after it; the coordinator's own with time, but never the one it is in.
-    v_position := lead.prune_position('public.workflow_states');
-    SELECT array_agg(w.id) FILTER (
-            WHERE w.entered_at < v_before AND w.id IS DISTINCT FROM (SELECT c.state_row_id FROM lead.coordinator AS c)
-            AND (SELECT o.id FROM public.workflow_orchestration AS o WHERE o.execution_id = w.execution_id) IS NULL
-        ), max(w.id), count(*), bool_or(w.entered_at < v_before)
-    INTO v_ids, v_last, v_looked, v_old
-    FROM (
-        SELECT s.id, s.execution_id, s.entered_at FROM public.workflow_states AS s WHERE s.id > v_position ORDER BY s.id LIMIT p_limit
-    ) AS w;
-    v_more := lead.prune_advance('public.workflow_states', CASE WHEN v_looked = p_limit AND v_old THEN v_last END, p_current_time) OR v_more;
-    DELETE FROM public.workflow_states AS s WHERE s.id = ANY (v_ids);
-    GET DIAGNOSTICS v_count = ROW_COUNT;
-    v_deleted := v_deleted || jsonb_build_object('workflow_states', v_count);
+    -- Likewise the states of executions; the coordinator's own go with time, but never the one it is in.
+    IF lead.prune_position('public.workflow_orchestration') IS NULL THEN
+        v_position := lead.prune_position('public.workflow_states');
+        SELECT array_agg(w.id) FILTER (
+                WHERE w.entered_at < v_before AND w.id IS DISTINCT FROM (SELECT c.state_row_id FROM lead.coordinator AS c)
+                AND (SELECT o.id FROM public.workflow_orchestration AS o WHERE o.execution_id = w.execution_id) IS NULL
+            ), max(w.id), count(*), bool_or(w.entered_at < v_before)
+        INTO v_ids, v_last, v_looked, v_old
+        FROM (
+            SELECT s.id, s.execution_id, s.entered_at FROM public.workflow_states AS s WHERE s.id > v_position
+                ORDER BY s.id LIMIT p_limit
+        ) AS w;
+        PERFORM lead.prune_advance('public.workflow_states', v_last, v_looked = p_limit AND v_old);
+        DELETE FROM public.workflow_states AS s WHERE s.id = ANY (v_ids);
+        GET DIAGNOSTICS v_count = ROW_COUNT;
+        v_deleted := v_deleted || jsonb_build_object('workflow_states', v_count);
+    END IF;
 
     -- Tables of which nothing old is left: the oldest by their index on time.
     v_keys := ARRAY(SELECT t.tick_id FROM lead.tick AS t WHERE t.decided_at < v_before ORDER BY t.decided_at LIMIT p_limit);
@@ -4076,8 +4298,38 @@ BEGIN
     v_deleted := v_deleted || jsonb_build_object('error_log', cardinality(v_ids));
     v_more := v_more OR cardinality(v_ids) = p_limit;
 
+    v_more := v_more OR EXISTS (SELECT 1 FROM lead.prune_progress AS p WHERE p.position IS NOT NULL);
+    IF NOT v_more THEN
+        -- The round is done; the next one begins anew.
+        UPDATE lead.prune_progress AS p SET position = 0, completed_at = p_current_time;
+    END IF;
     RETURN jsonb_build_object('deleted', v_deleted, 'more', v_more, 'before', v_before);
 END;
+$$;
+
+-- Pages of an index on which a single row survived (an open dead letter among ten thousand tasks) are never given back, so with
+-- pruning an index can go on growing while its table does not. These are far larger than their entries need: REINDEX INDEX
+-- CONCURRENTLY makes them small again without stopping anybody. Expected: 12 bytes and the key for each entry, pages two thirds full.
+CREATE OR REPLACE FUNCTION public.find_sparse_indexes(p_minimum_bytes bigint DEFAULT 8000000) RETURNS TABLE (
+    schema_name text, index_name text, table_name text, size_bytes bigint, expected_bytes bigint
+)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT s.schema_name, s.index_name, s.table_name, s.size_bytes, s.expected_bytes
+    FROM (
+        SELECT t.schema_name, c.relname::text AS index_name, t.relation_name AS table_name, pg_relation_size(c.oid) AS size_bytes,
+            (greatest(c.reltuples, 0) * (12 + 8 * ceil(k.width / 8.0)) * 1.5)::bigint + 16384 AS expected_bytes
+        FROM lead.our_relations() AS t
+        INNER JOIN pg_index AS i ON i.indrelid = t.oid AND i.indisvalid
+        INNER JOIN pg_class AS c ON c.oid = i.indexrelid
+        INNER JOIN pg_am AS m ON m.oid = c.relam AND m.amname = 'btree'
+        -- Statistics of a column are hidden under row-level security: text counts as 32 bytes.
+        CROSS JOIN LATERAL (
+            SELECT sum(CASE WHEN a.attlen > 0 THEN a.attlen ELSE 32 END) AS width FROM pg_attribute AS a WHERE a.attrelid = c.oid
+        ) AS k
+    ) AS s
+    WHERE s.size_bytes >= p_minimum_bytes AND s.size_bytes > 2 * s.expected_bytes
+    ORDER BY s.size_bytes - s.expected_bytes DESC;
 $$;
 
 DO $$

@@ -1997,6 +1997,8 @@ AS $$
             'fingerprint:728c20cb6abb|kind:728c20cb6abb|name:728c20cb6abb'),
         ('column', 'lead.deployment.',
             'deployed_at:e2f17d3468c3|deployed_by:d419fbedfd61|fingerprint:982d9e3eb996|version:728c20cb6abb'),
+        ('column', 'lead.due.',
+            'due_at:b01db46455c6|task_id:80e2aed42219'),
         ('column', 'lead.error_log.',
             'context:0e7c955bdad5|error_code:728c20cb6abb|error_message:728c20cb6abb|id:734a0df0a797|'
             'occurred_at:e2f17d3468c3|worker_id:982d9e3eb996'),
@@ -2006,7 +2008,7 @@ AS $$
             'amount_usd:13fb6e3689d1|budget_day:b783cf4cc344|execution_id:728c20cb6abb|is_probe:dd2d52655272|'
             'memory_mb:8f2b25b0bb9a|plan_id:728c20cb6abb|reserved_at:b01db46455c6|workflow_type:728c20cb6abb'),
         ('column', 'lead.prune_progress.',
-            '"position":d4ff23f86f64|completed_at:5cb029883f2a|table_name:728c20cb6abb'),
+            '"position":d7a4624a0916|completed_at:5cb029883f2a|table_name:728c20cb6abb'),
         ('column', 'lead.publication.',
             'content_sha256:982d9e3eb996|created_at:e2f17d3468c3|details:0e7c955bdad5|execution_id:728c20cb6abb|'
             'fence:80e2aed42219|id:734a0df0a797|published_at:5cb029883f2a|site:728c20cb6abb|slug:728c20cb6abb|'
@@ -2015,6 +2017,8 @@ AS $$
             'lane:f3304d6987ee|status:728c20cb6abb|task_type:728c20cb6abb|tasks:8f2b25b0bb9a'),
         ('column', 'lead.rate_slot.',
             'call_id:75d012fe2865|free_at:34eab327435f|provider:728c20cb6abb|slot_no:8f2b25b0bb9a'),
+        ('column', 'lead.ready.',
+            'lane:728c20cb6abb|queued_at:b01db46455c6|score:2b376a83100f|task_id:80e2aed42219|task_type:728c20cb6abb'),
         ('column', 'lead.setting.',
             'description:728c20cb6abb|maximum:15f450a59134|minimum:15f450a59134|name:728c20cb6abb|seeded_at:5cb029883f2a|'
             'unit:728c20cb6abb|updated_at:e2f17d3468c3|value:728c20cb6abb'),
@@ -2082,8 +2086,8 @@ AS $$
             'parent_execution_id:982d9e3eb996|priority_score:12a1cdb6b99b|quality_scores:a8e037695ef2|'
             'quality_sum:f52363d9451a|reserved_at:5cb029883f2a|retry_count:a8e037695ef2|run_id:982d9e3eb996|'
             'scheduled_at:e2f17d3468c3|started_at:5cb029883f2a|status:ddb9ae87f0e0|stop_requested:982d9e3eb996|'
-            'tasks_completed:a8e037695ef2|tasks_failed:a8e037695ef2|timeout_at:5cb029883f2a|updated_at:e2f17d3468c3|'
-            'worker_id:728c20cb6abb|workflow_type:728c20cb6abb'),
+            'task_ids:1c1ddd0a5724|tasks_completed:a8e037695ef2|tasks_failed:a8e037695ef2|timeout_at:5cb029883f2a|'
+            'updated_at:e2f17d3468c3|worker_id:728c20cb6abb|workflow_type:728c20cb6abb'),
         ('column', 'public.workflow_states.',
             'active_connections:2dba2454d800|cpu_usage_percent:1f9b6163f073|duration_ms:75d012fe2865|entered_at:e2f17d3468c3|'
             'execution_id:728c20cb6abb|id:16fd155398b4|memory_usage_mb:2dba2454d800|previous_state:982d9e3eb996|'
@@ -2106,6 +2110,8 @@ AS $$
             'deployed_object_pkey:0c481b551893'),
         ('constraint', 'lead.deployment.',
             'deployment_pkey:51b255af1193'),
+        ('constraint', 'lead.due.',
+            'due_pkey:4d4dd309281b'),
         ('constraint', 'lead.error_log.',
             'error_log_pkey:8c8464f42472'),
         ('constraint', 'lead.fair_share.',
@@ -2172,51 +2178,58 @@ AS $$
         ('constraint', 'public.workflow_states.',
             'workflow_states_pkey:8c8464f42472|workflow_states_state_check:ac1c4367663a'),
         ('function', 'lead.',
-            'actual_grants()|apply_security()|backoff(numeric, integer, bigint)|benchmarks()|'
-            'breaker_admit(text, timestamp with time zone)|'
+            'act_as(text, text)|actor(text)|actual_grants()|apply_security()|audit(text, text, jsonb, jsonb, text, text)|'
+            'audit_row()|backoff(numeric, integer, bigint)|benchmarks()|breaker_admit(text, timestamp with time zone)|'
             'breaker_record(text, text, boolean, boolean, text, timestamp with time zone)|'
             'budget_day(timestamp with time zone)|budget_hold(date, text, text, numeric, numeric)|'
             'budget_settle(date, text, text, numeric, numeric)|'
             'bury_task(task, text, text, text, jsonb, timestamp with time zone)|call_batch(timestamp with time zone)|'
             'call_hold(date, text, numeric, text, numeric)|call_settle(api_call, numeric)|capacity(timestamp with time zone)|'
-            'charge_type(text, numeric)|check_clock(timestamp with time zone)|check_name(text, text)|check_plan(jsonb)|'
-            'check_setting()|claim_tasks(text, text, integer, timestamp with time zone)|claimable_lanes(text)|contract()|'
-            'count_deleted_tasks()|count_inserted_tasks()|count_updated_tasks()|dollars(numeric)|'
-            'end_attempt(task, text, text, text, timestamp with time zone)|'
+            'charge_type(text, numeric)|check_actor(text)|check_clock(timestamp with time zone)|'
+            'check_dead_letter_filter(jsonb, boolean)|check_name(text, text)|'
+            'check_number_at(text, jsonb, text, numeric, numeric, boolean)|check_plan(jsonb)|'
+            'check_range(text, bigint, bigint, bigint)|check_scheduled_tasks(jsonb)|check_setting()|claimable_lanes(text)|'
+            'claimed_tasks(text, bigint[])|contract()|count_deleted_tasks()|count_inserted_tasks()|count_updated_tasks()|'
+            'dollars(numeric)|end_attempt(task, text, text, text, timestamp with time zone)|'
             'end_execution(workflow_orchestration, text, text, boolean, jsonb, jsonb, timestamp with time zone)|'
             'execution_hold(date, text, numeric)|execution_settle(date, text, numeric, numeric)|'
             'expect(text, anycompatible, anycompatible)|expect_between(text, numeric, numeric, numeric)|'
             'expect_error(text, text, text, text)|expect_quick(text, timestamp with time zone)|expect_true(text, boolean)|'
             'expected_grants()|expected_objects()|fill_rate_limit()|finish_batch(timestamp with time zone)|'
-            'fold_queue_depth()|follow_rate_limit()|function_definition(oid)|held_execution(text, bigint)|'
-            'held_task(bigint, text)|metric_is_healthy(numeric, numeric, numeric)|'
+            'fold_queue_depth()|follow_rate_limit()|forget_tasks()|forget_truncated_tasks()|function_definition(oid)|'
+            'held_execution(text, bigint)|held_task(bigint, text)|matching_dead_letters(jsonb, boolean, integer)|'
+            'metric_is_healthy(numeric, numeric, numeric)|'
             'milliseconds_until(timestamp with time zone, timestamp with time zone)|number_at(jsonb, text[])|'
-            'object_definitions()|object_problems()|oldest_queued(text)|our_functions()|our_relations()|'
+            'object_definitions()|object_problems()|oldest_queued(text)|our_functions()|our_relations()|outgoing_functions()|'
             'paced_budget(integer, timestamp with time zone)|percent_of(numeric, numeric)|'
             'pick_lane(text, text, integer, integer, timestamp with time zone)|'
-            'pick_tasks(text, integer, timestamp with time zone)|queue_depth(text, text)|'
-            'record_execution_state(text, text, text, jsonb, timestamp with time zone)|record_functions()|'
-            'refuse(text, text, text)|refuse_older_files()|release_call(api_call, timestamp with time zone)|'
-            'release_dependants(bigint[], timestamp with time zone)|'
+            'pick_tasks(text, integer, timestamp with time zone)|policy_columns()|'
+            'provider_sentences(jsonb, timestamp with time zone)|prune_advance(text, bigint, boolean)|prune_position(text)|'
+            'queue_depth(text, text)|record_execution_state(text, text, text, jsonb, timestamp with time zone)|'
+            'record_functions()|refuse(text, text, text)|refuse_change()|refuse_older_files()|'
+            'release_call(api_call, timestamp with time zone)|release_dependants(bigint[], timestamp with time zone)|'
             'release_reservation(plan_reservation, timestamp with time zone)|'
+            'resolve_dead_letters(jsonb, text, text, text, integer, timestamp with time zone)|'
             'roll_up_execution(workflow_orchestration, bigint, timestamp with time zone)|run_memory_mb(text)|run_test(text)|'
-            'sanitise(jsonb, integer)|sanitise(text)|schema_version()|seconds(numeric)|'
-            'set_mode(text, text, text, text, text, timestamp with time zone)|setting_number(text)|setting_text(text)|'
-            'share_batch(text, integer)|stage()|stage_batch(timestamp with time zone, integer)|'
+            'sanitise(jsonb, integer)|sanitise(text)|schema_version()|score_terms(task, timestamp with time zone)|'
+            'seconds(numeric)|set_mode(text, text, text, text, text, timestamp with time zone)|setting_number(text)|'
+            'setting_text(text)|share_batch(text, integer)|stage()|stage_batch(timestamp with time zone, integer)|'
             'stage_call(text, bigint, bigint, timestamp with time zone, numeric)|'
             'stage_execution(timestamp with time zone, integer)|stage_run(timestamp with time zone, integer)|'
             'stage_sent_call(text, bigint, bigint, timestamp with time zone)|'
             'stage_tasks(timestamp with time zone, integer, text)|static_score(integer, numeric, numeric)|'
-            'suite_plan(integer)|task_problem(jsonb, timestamp with time zone)|test_core__bare_insert_works()|'
-            'test_core__best_then_oldest_first()|test_core__bulk_is_all_or_nothing()|test_core__cancel_takes_what_waits()|'
-            'test_core__complete_task_ends_the_attempt()|test_core__dependent_waits()|test_core__disabled_type_is_refused()|'
-            'test_core__illegal_transition_is_named()|test_core__invalid_input_is_buried_at_once()|'
-            'test_core__lost_work_is_queued_again()|test_core__old_lease_can_not_write()|test_core__one_publication_a_task()|'
-            'test_core__outage_spends_no_attempt()|test_core__own_errors_retry_three_times()|test_core__poison_is_parked()|'
-            'test_core__same_key_is_the_same_task()|test_core__starts_once()|test_core__submit_makes_a_queued_task()|'
-            'test_core__timeout_ends_a_run()|test_health__budget_warns_at_seventy_percent()|'
-            'test_health__connections_at_the_limit_are_critical()|test_health__failure_rate_warns()|'
-            'test_health__full_house_stops()|test_health__no_provider_is_critical()|'
+            'suite_plan(integer)|take_tasks(text, text, integer, timestamp with time zone)|'
+            'task_problem(jsonb, timestamp with time zone)|'
+            'tasks_before(text, text[], integer, boolean, timestamp with time zone, bigint, integer, timestamp with time zone, integer)|'
+            'test_core__bare_insert_works()|test_core__best_then_oldest_first()|test_core__bulk_is_all_or_nothing()|'
+            'test_core__cancel_takes_what_waits()|test_core__complete_task_ends_the_attempt()|test_core__dependent_waits()|'
+            'test_core__disabled_type_is_refused()|test_core__illegal_transition_is_named()|'
+            'test_core__invalid_input_is_buried_at_once()|test_core__lost_work_is_queued_again()|'
+            'test_core__old_lease_can_not_write()|test_core__one_publication_a_task()|test_core__outage_spends_no_attempt()|'
+            'test_core__own_errors_retry_three_times()|test_core__poison_is_parked()|test_core__same_key_is_the_same_task()|'
+            'test_core__starts_once()|test_core__submit_makes_a_queued_task()|test_core__timeout_ends_a_run()|'
+            'test_health__budget_warns_at_seventy_percent()|test_health__connections_at_the_limit_are_critical()|'
+            'test_health__failure_rate_warns()|test_health__full_house_stops()|test_health__no_provider_is_critical()|'
             'test_health__open_breaker_is_named_until_its_probe()|test_health__rested_system_may_proceed()|'
             'test_health__spent_budget_is_critical()|test_monitoring__advice_follows_the_figures()|'
             'test_monitoring__alerts_name_failures_and_lost_leases()|test_monitoring__alerts_name_the_budget()|'
@@ -2241,16 +2254,19 @@ AS $$
             'test_security__application_role_is_enough()|test_security__bad_input_is_named()|'
             'test_security__clock_is_guarded()|test_security__every_table_has_forced_row_security()|'
             'test_security__functions_pin_their_search_path()|test_security__outsiders_have_nothing()|'
-            'test_security__settings_guard_their_range()|version_number(text)|watch_budget(timestamp with time zone)|'
+            'test_security__settings_guard_their_range()|type_pace(workflow_policy, timestamp with time zone)|'
+            'valid_time(text, timestamp with time zone)|version_number(text)|watch_budget(timestamp with time zone)|'
             'watch_connections()|watch_history(integer, timestamp with time zone)|'
             'watch_outcomes(timestamp with time zone, timestamp with time zone)|'
             'watch_peak_concurrency(timestamp with time zone, timestamp with time zone)|'
-            'watch_providers(timestamp with time zone)|watch_tasks(timestamp with time zone, timestamp with time zone)'),
+            'watch_providers(timestamp with time zone)|watch_tasks(timestamp with time zone, timestamp with time zone)|'
+            'why_waiting(workflow_policy, text, jsonb, jsonb, timestamp with time zone)'),
         ('function', 'public.',
             'acquire_coordinator_lease(text, integer, timestamp with time zone)|adopt_executions(timestamp with time zone)|'
             'analyze_test_results()|begin_api_call(text, bigint, bigint, text, jsonb, timestamp with time zone)|'
             'begin_publication(bigint, text, bigint, text, text, text, timestamp with time zone)|'
             'benchmark_coordinator_performance(integer)|cancel_task(bigint, text, text, timestamp with time zone)|'
+            'change_policy(text, jsonb, text, text)|change_setting(text, text, text, text)|'
             'check_comprehensive_resource_availability(jsonb, timestamp with time zone)|'
             'check_coordinator_alerts(timestamp with time zone)|check_system_health_comprehensive(timestamp with time zone)|'
             'claim_tasks(text, text, integer, integer, timestamp with time zone)|'
@@ -2259,27 +2275,33 @@ AS $$
             'confirm_publication(bigint, text, bigint, text, text, jsonb, timestamp with time zone)|'
             'create_execution_records(jsonb, text, timestamp with time zone)|'
             'create_optimal_execution_plan(jsonb, jsonb, text, timestamp with time zone)|'
-            'drain_queue(text, text, text, text, timestamp with time zone)|'
+            'discard_dead_letters(jsonb, text, text, integer, timestamp with time zone)|'
+            'drain_queue(text, text, text, text, timestamp with time zone)|estimate_tasks(jsonb, timestamp with time zone)|'
+            'explain_task(bigint, timestamp with time zone)|'
             'fail_task(bigint, text, bigint, text, text, jsonb, integer, timestamp with time zone)|'
-            'finish_execution(text, bigint, text, jsonb, jsonb, timestamp with time zone)|'
+            'find_sparse_indexes(bigint)|finish_execution(text, bigint, text, jsonb, jsonb, timestamp with time zone)|'
             'generate_coordinator_recommendations(jsonb, jsonb, jsonb)|'
             'get_coordinator_dashboard(integer, timestamp with time zone)|'
             'get_intelligent_scheduled_tasks(timestamp with time zone, integer)|'
             'get_platform_status(timestamp with time zone)|get_task(bigint)|'
+            'give_back_tasks(text, bigint, bigint[], text, timestamp with time zone)|'
             'heartbeat_execution(text, bigint, integer, timestamp with time zone)|'
-            'launchable_executions(integer, timestamp with time zone)|list_publications(text, integer)|'
-            'log_orchestration_error(text, text, jsonb, text, timestamp with time zone)|'
+            'launchable_executions(integer, timestamp with time zone)|list_dead_letters(jsonb, integer)|'
+            'list_publications(text, integer)|log_orchestration_error(text, text, jsonb, text, timestamp with time zone)|'
             'mark_api_call_sent(bigint, bigint, timestamp with time zone)|'
             'orchestrate_workflow_execution(text, timestamp with time zone, integer, boolean)|'
             'pause_queue(text, text, text, text, timestamp with time zone)|'
-            'promote_due_tasks(timestamp with time zone, integer)|'
+            'promote_due_tasks(timestamp with time zone, integer)|prune_history(interval, integer, timestamp with time zone)|'
             'record_health_metric(text, numeric, text, text, numeric, numeric, jsonb, timestamp with time zone)|'
             'record_orchestration_metrics(jsonb, jsonb, timestamp with time zone)|'
             'recover_executions(timestamp with time zone)|refresh_resource_usage(timestamp with time zone)|'
             'relaunch_execution(text, integer, timestamp with time zone)|'
             'release_api_call(bigint, bigint, timestamp with time zone)|release_coordinator_lease(text)|'
+            'replay_dead_letters(jsonb, text, text, integer, timestamp with time zone)|'
             'report_run_failure(text, text, text, timestamp with time zone)|'
+            'reprioritise_task(bigint, integer, text, text, timestamp with time zone)|'
             'reserve_execution_resources(jsonb, timestamp with time zone)|'
+            'reset_breaker(text, text, text, timestamp with time zone)|'
             'resume_queue(text, text, text, text, timestamp with time zone)|run_coordinator_test_suite()|'
             'settle_api_call(bigint, text, numeric, jsonb, integer, integer, text, timestamp with time zone)|'
             'start_execution(text, integer, text, integer, timestamp with time zone)|'
@@ -2293,15 +2315,14 @@ AS $$
             'budget_account_pkey:d73062198c47|circuit_breaker_pkey:33a96ee8031c|coordinator_pkey:f9cfcbb92b0d|'
             'dead_letter_open:58bc90fd4752|dead_letter_pkey:20320ba607ae|dead_letter_task:8ed67e2064fc|'
             'dead_letter_waiting:519be139da1e|deployed_object_pkey:e3a6e9f88272|deployment_pkey:ae5dac640e93|'
-            'error_log_pkey:d20471d0bf92|error_log_recent:d25d79943c8b|fair_share_pkey:370ac53ef504|'
+            'due_pkey:932a7258b709|error_log_pkey:d20471d0bf92|error_log_recent:d25d79943c8b|fair_share_pkey:370ac53ef504|'
             'plan_reservation_pkey:935cec5c9bcf|prune_progress_pkey:b1c6c047fb15|publication_pkey:8d41d2cfae94|'
             'publication_published:8ebf2708f33e|publication_site_slug_key:fdaf896642b9|'
-            'publication_site_task_id_key:3c3dda1969a1|rate_slot_pkey:52e313ea174f|setting_pkey:df75f3df3012|'
-            'state_transition_pkey:5dd04377a0d9|submission_pkey:ba2f5e1abdee|task_attempt_ended:cf569def3bcd|'
-            'task_attempt_task:49a18368c4e5|task_deferred:457c49a725b5|task_dependency_pkey:be980f2c059a|'
-            'task_dependency_task:6698fef084bb|task_pkey:0fc809c138d3|task_processing:21bd946e4492|task_ready:9955440251e2|'
-            'tenant_pkey:1f07c57e8f2b|tick_decided:ecea5c3cec67|tick_pkey:3d3f27c04b33|workflow_policy_pkey:04970337bf3f|'
-            'workflow_policy_task_type_key:af85af0d6590'),
+            'publication_site_task_id_key:3c3dda1969a1|rate_slot_pkey:52e313ea174f|ready_in_order:a8a170bf6b54|'
+            'setting_pkey:df75f3df3012|state_transition_pkey:5dd04377a0d9|submission_pkey:ba2f5e1abdee|'
+            'task_attempt_ended:cf569def3bcd|task_attempt_task:49a18368c4e5|task_dependency_pkey:be980f2c059a|'
+            'task_dependency_task:6698fef084bb|task_pkey:0fc809c138d3|tenant_pkey:1f07c57e8f2b|tick_decided:ecea5c3cec67|'
+            'tick_pkey:3d3f27c04b33|workflow_policy_pkey:04970337bf3f|workflow_policy_task_type_key:af85af0d6590'),
         ('index', 'public.',
             'api_rate_limits_pkey:03287650883f|execution_history_pkey:58dec6b4f159|'
             'execution_history_workflow_type_execution_date_hour_of_day_key:7bcd69db8442|resource_usage_pkey:cc4084f54797|'
@@ -2326,6 +2347,8 @@ AS $$
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.deployment.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.due.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.error_log.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.fair_share.',
@@ -2339,6 +2362,8 @@ AS $$
         ('policy', 'lead.queue_depth_delta.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.rate_slot.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.ready.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.setting.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
@@ -2373,36 +2398,48 @@ AS $$
         ('row security', 'lead.',
             'api_call:ab1b5f5a2d26|audit_log:ab1b5f5a2d26|budget_account:ab1b5f5a2d26|circuit_breaker:ab1b5f5a2d26|'
             'coordinator:ab1b5f5a2d26|dead_letter:ab1b5f5a2d26|deployed_object:ab1b5f5a2d26|deployment:ab1b5f5a2d26|'
-            'error_log:ab1b5f5a2d26|fair_share:ab1b5f5a2d26|plan_reservation:ab1b5f5a2d26|prune_progress:ab1b5f5a2d26|'
-            'publication:ab1b5f5a2d26|queue_depth_delta:ab1b5f5a2d26|rate_slot:ab1b5f5a2d26|setting:ab1b5f5a2d26|'
-            'state_transition:ab1b5f5a2d26|submission:ab1b5f5a2d26|task:ab1b5f5a2d26|task_attempt:ab1b5f5a2d26|'
-            'task_dependency:ab1b5f5a2d26|tenant:ab1b5f5a2d26|tick:ab1b5f5a2d26|workflow_policy:ab1b5f5a2d26'),
+            'due:ab1b5f5a2d26|error_log:ab1b5f5a2d26|fair_share:ab1b5f5a2d26|plan_reservation:ab1b5f5a2d26|'
+            'prune_progress:ab1b5f5a2d26|publication:ab1b5f5a2d26|queue_depth_delta:ab1b5f5a2d26|rate_slot:ab1b5f5a2d26|'
+            'ready:ab1b5f5a2d26|setting:ab1b5f5a2d26|state_transition:ab1b5f5a2d26|submission:ab1b5f5a2d26|task:ab1b5f5a2d26|'
+            'task_attempt:ab1b5f5a2d26|task_dependency:ab1b5f5a2d26|tenant:ab1b5f5a2d26|tick:ab1b5f5a2d26|'
+            'workflow_policy:ab1b5f5a2d26'),
         ('row security', 'public.',
             'api_rate_limits:ab1b5f5a2d26|execution_history:ab1b5f5a2d26|resource_usage:ab1b5f5a2d26|'
             'system_health:ab1b5f5a2d26|workflow_orchestration:ab1b5f5a2d26|workflow_states:ab1b5f5a2d26'),
         ('sequence', 'lead.',
             'fence:e3b0c44298fc'),
         ('storage', 'lead.',
-            'api_call:40c7a439da54|budget_account:3325ea99ecfb|circuit_breaker:3325ea99ecfb|fair_share:3325ea99ecfb|'
-            'prune_progress:3325ea99ecfb|queue_depth_delta:da5974773079|rate_slot:ee012e4088a9|task:62e13086d931'),
+            'api_call:9702739124c7|budget_account:3325ea99ecfb|circuit_breaker:3325ea99ecfb|dead_letter:6a1fe36c31da|'
+            'due:29ba36420436|fair_share:3325ea99ecfb|prune_progress:3325ea99ecfb|queue_depth_delta:da5974773079|'
+            'rate_slot:ee012e4088a9|ready:29ba36420436|task:2cc6856d23ee|task_attempt:6a1fe36c31da|tick:6a1fe36c31da'),
         ('storage', 'public.',
-            'api_rate_limits:3325ea99ecfb|workflow_orchestration:ea974f0a23db'),
+            'api_rate_limits:3325ea99ecfb|resource_usage:6a1fe36c31da|workflow_orchestration:ea974f0a23db|'
+            'workflow_states:1a3a0ba8cc0b'),
         ('table', 'lead.',
             'api_call:e3b0c44298fc|audit_log:e3b0c44298fc|budget_account:e3b0c44298fc|circuit_breaker:e3b0c44298fc|'
             'coordinator:e3b0c44298fc|dead_letter:e3b0c44298fc|deployed_object:e3b0c44298fc|deployment:e3b0c44298fc|'
-            'error_log:e3b0c44298fc|fair_share:e3b0c44298fc|plan_reservation:e3b0c44298fc|prune_progress:e3b0c44298fc|'
-            'publication:e3b0c44298fc|queue_depth_delta:e3b0c44298fc|rate_slot:e3b0c44298fc|setting:e3b0c44298fc|'
-            'state_transition:e3b0c44298fc|submission:e3b0c44298fc|task:e3b0c44298fc|task_attempt:e3b0c44298fc|'
-            'task_dependency:e3b0c44298fc|tenant:e3b0c44298fc|tick:e3b0c44298fc|workflow_policy:e3b0c44298fc'),
+            'due:e3b0c44298fc|error_log:e3b0c44298fc|fair_share:e3b0c44298fc|plan_reservation:e3b0c44298fc|'
+            'prune_progress:e3b0c44298fc|publication:e3b0c44298fc|queue_depth_delta:e3b0c44298fc|rate_slot:e3b0c44298fc|'
+            'ready:e3b0c44298fc|setting:e3b0c44298fc|state_transition:e3b0c44298fc|submission:e3b0c44298fc|task:e3b0c44298fc|'
+            'task_attempt:e3b0c44298fc|task_dependency:e3b0c44298fc|tenant:e3b0c44298fc|tick:e3b0c44298fc|'
+            'workflow_policy:e3b0c44298fc'),
         ('table', 'public.',
             'api_rate_limits:e3b0c44298fc|execution_history:e3b0c44298fc|resource_usage:e3b0c44298fc|'
             'system_health:e3b0c44298fc|workflow_orchestration:e3b0c44298fc|workflow_states:e3b0c44298fc'),
+        ('trigger', 'lead.audit_log.',
+            'audit_append_only:f90279395182'),
         ('trigger', 'lead.setting.',
-            'older_files_refused:7f58cb43ea4c|setting_checked:1c4ab930acf3'),
+            'older_files_refused:7f58cb43ea4c|setting_audited:9a67754c4fbd|setting_checked:1c4ab930acf3'),
         ('trigger', 'lead.task.',
-            'task_deleted:00bb22e9a88b|task_inserted:6f28e3218080|task_updated:e1d3d3950cde'),
+            'task_deleted:00bb22e9a88b|task_forgotten:21cbf7ec5132|task_inserted:6f28e3218080|task_truncated:be7f49647ef7|'
+            'task_updated:e1d3d3950cde'),
+        ('trigger', 'lead.tenant.',
+            'tenant_audited:8e4f6be1b026'),
+        ('trigger', 'lead.workflow_policy.',
+            'policy_audited:0700e4dcd0fb'),
         ('trigger', 'public.api_rate_limits.',
-            'rate_limit_filled:64ec7a570474|rate_limit_followed:fb5c9a666dd8'),
+            'provider_audited:9772a25b8c0a|rate_limit_audited:4434d78b3301|rate_limit_filled:64ec7a570474|'
+            'rate_limit_followed:fb5c9a666dd8'),
         ('view', 'public.',
             'coordinator_monitoring:68bc03e9f70d|task_queue:ff908f5df5cc')
         -- generated up to here
@@ -2412,7 +2449,14 @@ $$;
 
 -- Objects that a version before had are forgotten, and the deployment is noted.
 DO $$
+DECLARE
+    v_function text;
 BEGIN
+    FOREACH v_function IN ARRAY lead.outgoing_functions() LOOP
+        IF EXISTS (SELECT 1 FROM lead.deployment AS d WHERE d.version = lead.schema_version()) THEN
+            EXECUTE format('DROP FUNCTION IF EXISTS %s', v_function);
+        END IF;
+    END LOOP;
     PERFORM lead.record_functions();
     PERFORM lead.apply_security();
     DELETE FROM lead.deployed_object AS d

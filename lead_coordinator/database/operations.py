@@ -268,9 +268,7 @@ def explain_task(db: Database, task_id: int, *, current_time: datetime | None = 
     return answer
 
 
-def estimate_tasks(
-    db: Database, tasks: Sequence[NewTask], *, current_time: datetime | None = None
-) -> Json:
+def estimate_tasks(db: Database, tasks: Sequence[NewTask], *, current_time: datetime | None = None) -> Json:
     """What these tasks would cost and when they would be done; nothing is submitted.
 
     `tasks`, `duplicates`, `expected_cost_usd`, `maximum_cost_usd`, `expected_start`, `expected_finish` (None

@@ -7,4 +7,5 @@
   today.
 - `automation.py`: `reports_job` and the sensor that starts it after work was done, at most once in five
   minutes.
+- `retention.py`: `prune_job`, which deletes what ended long ago every night, Dagster's own runs included.
 """

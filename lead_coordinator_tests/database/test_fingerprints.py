@@ -44,7 +44,7 @@ ALTERATIONS = {
         "constraint lead.budget_account.budget_account_held_usd_check is altered:"
         " CHECK ((held_usd >= ('-1'::integer)::numeric))"
     ),
-    "DROP INDEX lead.task_deferred": "index lead.task_deferred is missing",
+    "DROP INDEX lead.ready_in_order": "index lead.ready_in_order is missing",
     "DROP INDEX lead.tick_decided; CREATE INDEX tick_decided ON lead.tick (worker_id)": (
         "index lead.tick_decided is altered: CREATE INDEX tick_decided ON lead.tick USING btree (worker_id)"
     ),

@@ -14,10 +14,19 @@ from typing import Any
 
 import pytest
 
-from lead_coordinator.database import calls, control, executions, publications, queue, reports
+from lead_coordinator.database import (
+    calls,
+    control,
+    executions,
+    operations,
+    publications,
+    queue,
+    reports,
+)
 from lead_coordinator.database.calls import Candidate, Grant, Refusal
 from lead_coordinator.database.connection import AsyncDatabase, Database
 from lead_coordinator.database.executions import Lease, StartedExecution
+from lead_coordinator.database.operations import DeadLetterFilter
 from lead_coordinator.database.queue import NewTask
 from lead_coordinator.errors import InvalidInput, NotFound, StaleLease, TypeDisabled
 
@@ -295,6 +304,30 @@ def test_the_steps_of_a_tick_fit_together(db: Database) -> None:
     assert control.refresh_resource_usage(db)
 
 
+async def test_a_run_gives_tasks_back(db: Database, async_db: AsyncDatabase) -> None:
+    execution = await started(db, async_db, tasks=2)
+    one, two = execution.tasks
+    given_back = await executions.give_back_tasks(
+        async_db, execution.lease, [one.task_id, two.task_id], "shutting down"
+    )
+    assert given_back == 2
+    assert queue.get_task(db, one.task_id)["status"] == "queued"
+    with pytest.raises(StaleLease):
+        await executions.give_back_tasks(async_db, Lease(execution.lease.execution_id, 99), [1], "late")
+
+
+def test_what_a_person_asks_and_does(db: Database) -> None:
+    task = queue.submit_task(db, article(1))
+    assert operations.explain_task(db, task.task_id)["status"] == "queued"
+    assert operations.estimate_tasks(db, [article(2)])["tasks"] == 1
+    assert operations.reprioritise_task(db, task.task_id, 70, actor="ann").priority == 70
+    assert operations.change_setting(db, "pacing_enabled", False).after == "false"
+    assert operations.change_policy(db, "content_pipeline", {"max_batch": 3}).after == {"max_batch": 3}
+    assert operations.reset_breaker(db, "provider:openai").state == "closed"
+    assert operations.prune_history(db, keep=timedelta(days=2), limit=10).more is False
+    assert operations.list_dead_letters(db, limit=5) == []
+
+
 @pytest.mark.every_server
 def test_reports_answer_on_an_empty_platform(db: Database) -> None:
     status = reports.get_platform_status(db)
@@ -340,6 +373,8 @@ SAMPLES: dict[str, Any] = {
         dependencies=[1],
         tenant="t",
     ),
+    "DeadLetterFilter": DeadLetterFilter(all=True),
+    "timedelta": timedelta(days=7),
     "datetime": datetime(2026, 11, 24, tzinfo=UTC),
     "Decimal": Decimal(1),
     "Outcome": "ok",
@@ -347,6 +382,7 @@ SAMPLES: dict[str, Any] = {
     "bool": True,
     "int": 1,
     "str": "x",
+    "object": 1,
 }
 
 
@@ -355,7 +391,15 @@ def sample(annotation: str) -> Any:
 
 
 def typed_calls() -> list[Callable[..., Any]]:
-    modules: list[ModuleType] = [queue, executions, calls, publications, control, reports]
+    modules: list[ModuleType] = [
+        queue,
+        executions,
+        calls,
+        publications,
+        control,
+        reports,
+        operations,
+    ]
     found = [
         function
         for module in modules
@@ -388,7 +432,7 @@ def test_every_typed_call_fits_a_function_that_is_deployed(db: Database) -> None
         )
     }
     sent = dict(what_it_sends(function) for function in typed_calls())
-    assert len(sent) > 40
+    assert len(sent) > 50
     misfits = {name: params - deployed.get(name, set()) for name, params in sent.items()}
     assert sent.keys() <= deployed.keys(), "these functions aren't deployed"
     assert {name: missing for name, missing in misfits.items() if missing} == {}, (
