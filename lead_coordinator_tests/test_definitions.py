@@ -148,8 +148,9 @@ def test_workspace_yaml_names_the_one_code_location():
     assert workspace == {
         "load_from": [
             {
-                "python_module": {
-                    "module_name": "lead_coordinator.definitions",
+                "grpc_server": {
+                    "host": {"env": "LEAD_CODE_HOST"},
+                    "port": {"env": "LEAD_CODE_PORT"},
                     "location_name": "lead_coordinator",
                 }
             }
