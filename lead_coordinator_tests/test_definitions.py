@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,13 @@ def test_workspace_yaml_names_the_one_code_location():
             }
         ]
     }
+
+
+def test_every_class_that_dagster_yaml_names_can_be_imported():
+    """A name that is wrong stops each run at once, and nothing else says so before."""
+    named = [
+        part for part in yaml.safe_load(product_file("dagster.yaml").read_text()).values() if "class" in part
+    ]
+    assert len(named) >= 3
+    for part in named:
+        assert hasattr(import_module(part["module"]), part["class"]), f"dagster.yaml: {part}"
