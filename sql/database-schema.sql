@@ -5,7 +5,7 @@
 -- Re-runnable on a live, filled database: what exists is left alone, so no lock is taken that a claim would wait for.
 -- Everything runs in one transaction: an error leaves nothing changed and makes psql exit with a code other than zero.
 --
--- public   the tables and functions that outside callers rely on (SQL_CONTRACT.md)
+-- public   the tables and functions that outside callers rely on
 -- lead     everything of our own; never exposed over REST
 \set ON_ERROR_STOP on
 BEGIN;
