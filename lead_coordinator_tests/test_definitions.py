@@ -100,6 +100,16 @@ def test_every_job_schedule_and_sensor_has_a_description_an_owner_and_tags():
             assert node.description, f"{job.name}.{node.name} doesn't say what it does"
 
 
+def test_every_pipeline_is_a_job_with_its_op_that_the_dispatch_sensor_may_start():
+    repository = defs.get_repository_def()
+    sensor = repository.get_sensor_def("dispatch_sensor")
+    started = {pipeline.job for pipeline in tags.PIPELINE_OF_WORKFLOW.values()}
+    assert {target.job_name for target in sensor.targets} == started
+    for workflow_type, pipeline in tags.PIPELINE_OF_WORKFLOW.items():
+        ops = {node.name for node in defs.resolve_job_def(pipeline.job).nodes}
+        assert pipeline.op in ops, f"{workflow_type}: {pipeline.job} has no op {pipeline.op}"
+
+
 def test_the_platform_works_by_itself_once_it_is_started():
     repository = defs.get_repository_def()
     assert {s.name: s.cron_schedule for s in repository.schedule_defs} == {

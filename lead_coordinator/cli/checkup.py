@@ -113,7 +113,10 @@ def deployment(db: Database) -> Finding:
         return Finding("deployment", "fail", found, "run `lead-coordinator deploy`")
     if warnings:
         return Finding(
-            "deployment", "warn", "; ".join(_text(item) for item in warnings), "see docs, or deploy again"
+            "deployment",
+            "warn",
+            "; ".join(_text(item) for item in warnings),
+            "leave it if it is meant so; else set the row back, or drop what was added",
         )
     return Finding("deployment", "ok", str(answer.get("status", "READY")))
 

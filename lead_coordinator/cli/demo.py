@@ -32,9 +32,10 @@ def demo(
 
     Starts everything, shows how it goes, prints the figures and stops everything.
 
-    Exit code 0 only if every topic ended as a published article or in the dead-letter queue with its reason.
+    Exit code 0 only if every topic ended as a published article or in the dead-letter queue with its reason,
+    and no row of the file was bad.
     """
-    from lead_coordinator.cli.console import known_errors
+    from lead_coordinator.cli.console import fail, known_errors
 
     with known_errors():
         from lead_coordinator.cli.platform.checks import load_settings, with_free_port
@@ -49,10 +50,12 @@ def demo(
         rows, bad = read_topics(topics or product_file("examples/topics.csv"))
         for row in bad:
             typer.echo(str(row), err=True)
+        if not rows:
+            fail("there is no topic to work on: none of the file's rows could be taken.")
         if not environ.get("LEAD_WEB_PORT", "").strip():  # nobody insists on one
             settings, environ = with_free_port(settings, environ)
         demonstration = Demonstration(
-            settings, environ, rows, parent_pid=os.getppid() if follow_parent else None
+            settings, environ, rows, bad, parent_pid=os.getppid() if follow_parent else None
         )
         supervisor = demonstration.platform.supervisor
         good = False

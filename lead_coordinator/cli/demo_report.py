@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 _TASKS = """
 SELECT
     t.id, t.status, t.payload ->> 'title' AS title, t.last_error_message, t.created_at, t.processed_at,
-    t.attempts, least(t.claimed_at, (SELECT min(a.started_at) FROM lead.task_attempt AS a WHERE a.task_id =
-    t.id)) AS first_claimed_at, p.slug, p.url, p.status AS publication_status, d.reason AS dead_reason
+    t.attempts,
+    least(
+        t.claimed_at, (SELECT min(a.started_at) FROM lead.task_attempt AS a WHERE a.task_id = t.id)
+    ) AS first_claimed_at,
+    p.slug, p.url, p.status AS publication_status, d.reason AS dead_reason
 FROM lead.task AS t
 LEFT JOIN lead.publication AS p ON p.task_id = t.id
 LEFT JOIN lead.dead_letter AS d ON d.task_id = t.id
@@ -40,8 +43,8 @@ GROUP BY provider ORDER BY provider
 _CONCURRENT = """
 SELECT coalesce(max((
     SELECT count(*) FROM public.workflow_orchestration AS other
-    WHERE other.started_at <= e.started_at AND (other.completed_at IS NULL OR other.completed_at >
-    e.started_at)
+    WHERE other.started_at <= e.started_at
+        AND (other.completed_at IS NULL OR other.completed_at > e.started_at)
 )), 0) AS peak
 FROM public.workflow_orchestration AS e
 WHERE e.started_at >= %s
@@ -135,9 +138,14 @@ def _p50_p95(spans: Sequence[float]) -> str:
     return f"p50 {seconds(percentile(spans, 0.5))}, p95 {seconds(percentile(spans, 0.95))}"
 
 
-def judge(figures: Figures, topics: int, refused: Sequence[str]) -> list[str]:
-    """What isn't as it should be, in sentences; empty when the demo succeeded."""
-    problems = [f"the database refused {row}" for row in refused]
+def judge(figures: Figures, topics: int, refused: Sequence[str], bad: Sequence[str] = ()) -> list[str]:
+    """What isn't as it should be, in sentences; empty when the demo succeeded.
+
+    `topics` counts the file's good rows, `refused` are those of them that the database didn't take, `bad` are
+    the rows and columns of the file that weren't read as topics.
+    """
+    problems = [f"not taken from the file: {row}" for row in bad]
+    problems += [f"the database refused {row}" for row in refused]
     if figures.tasks == 0:
         problems.append("there was no topic")
     if figures.tasks + len(refused) != topics:

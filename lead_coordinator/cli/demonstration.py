@@ -26,7 +26,7 @@ from lead_coordinator.cli.submit import submit_rows
 from lead_coordinator.cli.views import dollars, provider_table
 from lead_coordinator.database.reports import get_platform_status
 from lead_coordinator.errors import DatabaseError, LeadCoordinatorError
-from lead_coordinator.pipelines.content.topics import TopicRow
+from lead_coordinator.pipelines.content.topics import BadRow, TopicRow
 from lead_coordinator.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 SAMPLE_SECONDS = 0.5
 PLAIN_LINE_SECONDS = 5.0
 # The longest honest silence is a task's last retry (4 minutes and its jitter) and the batch after it.
+# Runs end within a second or two of their last article; a busy machine takes longer.
+RUNS_END_SECONDS = 30.0
 SILENCE_SECONDS = 600.0
 
 
@@ -57,9 +59,11 @@ class Demonstration:
         settings: Settings,
         environ: Mapping[str, str],
         rows: Sequence[TopicRow],
+        bad: Sequence[BadRow] = (),
         parent_pid: int | None = None,
     ) -> None:
         self.rows = rows
+        self.bad = bad
         self.peaks = Peaks()
         self.terminal = Terminal(sys.stdout, only=("platform", "database", "sandbox"))
         self.platform = Platform(settings, environ, self.terminal, parent_pid=parent_pid)
@@ -81,10 +85,14 @@ class Demonstration:
         new = sum(1 for _, task in taken if task.created)
         known = f", {len(taken) - new} known from an earlier run" if new < len(taken) else ""
         self.terminal.say("platform", f"{new} topics submitted{known}; watch them in the UI, or here")
-        self._watch()
+        if self.task_ids:
+            self._watch()
+            self._let_runs_end()
         figures = measure(self.platform.database, self.task_ids, submitted_at, self.platform.site_dir)
         sandbox = self._sandbox_stats()
-        verdict = judge(figures, len(self.rows), [str(row) for row in refused])
+        verdict = judge(
+            figures, len(self.rows), [str(row) for row in refused], [str(row) for row in self.bad]
+        )
         self.console.print(
             result_table(
                 figures,
@@ -107,8 +115,7 @@ class Demonstration:
         while not self.supervisor.stopping.wait(SAMPLE_SECONDS):
             self.platform.tend()
 
-    # ---- watching
-    # -----------------------------------------------------------------------------------------------
+    # -- watching
 
     def _watch(self) -> None:
         """Until every topic has ended. DemoFailed when nothing moves any more."""
@@ -134,6 +141,22 @@ class Demonstration:
                     )
                 self.supervisor.pause(SAMPLE_SECONDS)
                 self.platform.tend()
+
+    def _let_runs_end(self) -> None:
+        """The last articles are out a moment before their runs have ended: stopping now would show them as failed."""
+        deadline = time.monotonic() + RUNS_END_SECONDS
+        while time.monotonic() < deadline and self._unfinished_runs():
+            self.supervisor.pause(SAMPLE_SECONDS)
+            self.platform.tend()
+
+    def _unfinished_runs(self) -> bool:
+        try:
+            row = self.platform.database.row(
+                "SELECT 1 FROM dagster.runs WHERE status IN ('STARTING', 'STARTED', 'CANCELING') LIMIT 1"
+            )
+        except (DatabaseError, psycopg.Error):
+            return False
+        return row is not None
 
     def _live(self) -> AbstractContextManager[Any]:
         assert self.console is not None
@@ -180,8 +203,7 @@ class Demonstration:
             return {}
         return get_json(f"{self.platform.sandbox_url}/sandbox/stats") or {}
 
-    # ---- showing
-    # ------------------------------------------------------------------------------------------------
+    # -- showing
 
     def _line(self, status: Mapping[str, Any], counts: Mapping[str, int]) -> str:
         providers = status.get("providers", {})

@@ -14,10 +14,13 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="The findings as
 
     with known_errors():
         from lead_coordinator.cli.checkup import examine
+        from lead_coordinator.cli.platform.checks import check_home
         from lead_coordinator.cli.platform.home import read_runtime
         from lead_coordinator.settings import Settings
 
         settings = Settings.load()
+        if settings.database_url is None:  # else the services may run elsewhere, and this folder isn't needed
+            check_home(settings)
         findings = []
         for finding in examine(settings, read_runtime(settings.home)):
             findings.append(finding)

@@ -62,9 +62,8 @@ def submit(
         if file is not None:
             from lead_coordinator.pipelines.content.topics import read_topics
 
-            good, bad = read_topics(
-                file
-            )  # before a database is looked for: a bad file is the caller's own affair
+            # Before a database is looked for: a bad file is the caller's own affair.
+            good, bad = read_topics(file)
         else:
             task = single_task(task_type, given, priority, key)
         url, _ = find_database(Settings.load())

@@ -93,18 +93,44 @@ def test_a_wrong_setting_ends_at_once_in_one_sentence(
     assert not home.exists(), "nothing may be begun with a wrong setting"
 
 
-@pytest.mark.parametrize("command", ["up", "demo", "deploy"])
-def test_a_dead_database_url_ends_at_once_and_hides_its_password(run: Run, home: Path, command: str) -> None:
+EVERY_COMMAND = (("up",), ("demo",), ("deploy",), ("status",), ("submit", "--title", "x"), ("doctor",))
+
+
+@pytest.mark.parametrize("arguments", [command for command in EVERY_COMMAND if command != ("doctor",)])
+def test_a_dead_database_url_ends_at_once_and_hides_its_password(
+    run: Run, arguments: tuple[str, ...]
+) -> None:
     with socket.socket() as nobody:  # a port where certainly nobody listens
         nobody.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        refused = run(command, DATABASE_URL=f"postgresql://lead:s3cret@{address}/lead")
+        refused = run(*arguments, DATABASE_URL=f"postgresql://lead:s3cret@{address}/lead")
     assert refused.exit_code == 2
     assert refused.stdout == ""
     assert f"DATABASE_URL=postgresql://lead:***@{address}/lead can't be reached" in refused.stderr
     assert "it must be the address of a running PostgreSQL 15 to 18" in refused.stderr
     assert "s3cret" not in refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", EVERY_COMMAND)
+@pytest.mark.parametrize("kind", ["a file", "under a file", "where nothing can be made"])
+def test_a_home_that_cant_be_written_ends_at_once(
+    run: Run, tmp_path: Path, kind: str, arguments: tuple[str, ...]
+) -> None:
+    file = tmp_path / "a_file"
+    file.write_text("not a folder")
+    home = {"a file": file, "under a file": file / "home", "where nothing can be made": Path("/proc/x")}[kind]
+    refused = run(*arguments, LEAD_HOME=str(home))
+    assert refused.exit_code == 2, refused.output
+    assert refused.stdout == ""
+    assert refused.stderr.startswith(f"lead-coordinator: LEAD_HOME={home} can't be used (")
+    assert "must be a folder that can be made and written" in refused.stderr
+    assert refused.stderr.count("\n") == 1, "one sentence"
+
+
+def test_looking_at_a_home_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
+    assert run("status").exit_code == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -177,7 +203,7 @@ def test_what_belongs_to_somebody_else_is_told_apart_from_what_doesnt_run(
 ) -> None:
     home.mkdir()
     (home / "runtime.json").write_text("{}")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everything
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK)  # root may read all
     assert "belongs to another user" in run("status").stderr
 
 

@@ -22,6 +22,7 @@ from lead_coordinator.database.connection import Database
 from lead_coordinator.database.queue import NewTask, submit_task
 from lead_coordinator.database.reports import get_platform_status
 from lead_coordinator.settings import Settings
+from lead_coordinator_tests.cli.conftest import Run
 
 SINCE = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
 GOOD = Figures(
@@ -73,6 +74,22 @@ def test_anything_else_is_a_failure_that_is_named(
     figures: Figures, topics: int, refused: list[str], said: str
 ) -> None:
     assert any(said in problem for problem in judge(figures, topics, refused))
+
+
+def test_a_bad_row_of_the_file_is_a_failure_beside_whatever_else_went_well() -> None:
+    assert judge(GOOD, 3, [], ["line 4, title: too long"]) == [
+        "not taken from the file: line 4, title: too long"
+    ]
+
+
+def test_a_file_without_a_good_row_ends_before_anything_starts(run: Run, home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "topics.csv"
+    file.write_text("title,priority\nA topic,lots\nAnother,101\n")
+    done = run("demo", "--topics", str(file))
+    assert done.exit_code == 1
+    assert "line 2, priority: 'lots' given" in done.stderr
+    assert "there is no topic to work on" in done.stderr
+    assert not home.exists(), "nothing may be started"
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.sampled_from([0.01, 0.5, 0.95, 1.0]))

@@ -11,11 +11,17 @@ import pytest
 T = TypeVar("T")
 
 
-def eventually(ask: Callable[[], T], what: str, seconds: float = 30.0, every: float = 0.05) -> T:
-    """The first answer that is true. Fails, saying what was expected, when there is none in time."""
+def eventually(
+    ask: Callable[[], T], what: str | Callable[[], str], seconds: float = 30.0, every: float = 0.05
+) -> T:
+    """The first answer that is true. Fails, saying what was expected, when there is none in time.
+
+    `what` as a function is asked when the time is up: for what the moment of failure looks like.
+    """
     deadline = time.monotonic() + seconds
     while not (answer := ask()):
         if time.monotonic() > deadline:
-            pytest.fail(f"expected within {seconds:g} s: {what}; the last answer was {answer!r}")
+            expected = what if isinstance(what, str) else what()
+            pytest.fail(f"expected within {seconds:g} s: {expected}; the last answer was {answer!r}")
         time.sleep(every)
     return answer

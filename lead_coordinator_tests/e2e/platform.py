@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from lead_coordinator_tests.cli.waiting import eventually
 
 START_SECONDS = 150.0
 COMMAND = (sys.executable, "-m", "lead_coordinator.cli")
+PARENT = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
 # Whatever the caller's environment says about a platform is not about this one.
 FOREIGN = ("DATABASE_URL", "LEAD_", "SUPABASE_", "GEMINI_", "OPENAI_", "SANDBOX_", "DAGSTER_", "SLACK_")
 
@@ -35,22 +38,29 @@ class PlatformUnderTest:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         self.environ = importable({**inherited, "LEAD_HOME": str(home), "LEAD_WEB_PORT": str(free_port())})
 
-    # ---- life
-    # ---------------------------------------------------------------------------------------------------
+    # -- life
 
-    def start(self) -> None:
-        """Starts it and waits until it says that it runs."""
+    def start(self, follow_parent: bool = False) -> None:
+        """Starts it and waits until it says that it runs.
+
+        `follow_parent`: by way of a process that does nothing but wait for it, as make does; that one is then
+        `process`.
+        """
+        command = [*COMMAND, "up"]
+        if follow_parent:
+            command = [sys.executable, "-c", PARENT, *command, "--follow-parent"]
         with self.output.open("ab") as output:
-            self.process = subprocess.Popen([*COMMAND, "up"], env=self.environ, stdout=output, stderr=output)
+            self.process = subprocess.Popen(command, env=self.environ, stdout=output, stderr=output)
 
         def running() -> bool:
             assert self.process is not None
             if self.process.poll() is not None:
                 pytest.fail(f"`up` ended with {self.process.returncode} while starting:\n{self.said()}")
             runtime = read_runtime(self.home)
-            return runtime is not None and runtime.pid == self.process.pid and runtime.state == "running"
+            started = runtime is not None and self.process.pid in (runtime.pid, runtime.parent_pid)
+            return started and runtime is not None and runtime.state == "running"
 
-        eventually(running, f"the platform runs; it said:\n{self.said()}", START_SECONDS)
+        eventually(running, lambda: f"the platform runs; it said:\n{self.said()}", START_SECONDS)
 
     def kill(self) -> None:
         """What the kernel does when memory runs out: no chance to clean up."""
@@ -67,12 +77,13 @@ class PlatformUnderTest:
     def end(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.interrupt()
+        if (runtime := read_runtime(self.home)) is not None:  # a test failed while `up` followed a parent
+            psutil.Process(runtime.pid).kill()
 
     def said(self) -> str:
         return self.output.read_text(errors="replace")[-4000:]
 
-    # ---- looking at it
-    # ------------------------------------------------------------------------------------------
+    # -- looking at it
 
     @property
     def runtime(self) -> Runtime:
@@ -146,11 +157,24 @@ class PlatformUnderTest:
                 "SELECT * FROM lead.publication WHERE task_id = ANY(%s) ORDER BY task_id", [task_ids]
             )
 
+    def published_pages(self, task_ids: list[int]) -> dict[int, tuple[datetime, str, str]]:
+        """Of the tasks whose article is on the site: task id to time, recorded hash and hash of the page."""
+        articles = self.home / "site" / "articles"
+        return {
+            row["task_id"]: (
+                row["published_at"],
+                row["content_sha256"],
+                hashlib.sha256((articles / f"{row['slug']}.html").read_bytes()).hexdigest(),
+            )
+            for row in self.publications(task_ids)
+            if row["status"] == "published"
+        }
+
     def wait_published(self, task_ids: list[int], seconds: float) -> None:
         """Until each of the tasks is completed; then each must be on the site exactly once."""
         eventually(
             lambda: self.statuses(task_ids) == {"completed": len(task_ids)},
-            f"{len(task_ids)} tasks completed; now {self.statuses(task_ids)}",
+            lambda: f"{len(task_ids)} tasks completed; now {self.statuses(task_ids)}",
             seconds,
             every=0.25,
         )

@@ -11,14 +11,20 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lead_coordinator.cli.platform.home import runtime_path
-from lead_coordinator.cli.platform.processes import end_processes, postmaster
+from lead_coordinator.cli.platform.processes import end_processes, is_live, postmaster
 from lead_coordinator_tests.cli.waiting import eventually
+from lead_coordinator_tests.e2e.browser import Ui, open_browser
 from lead_coordinator_tests.e2e.platform import PlatformUnderTest
+
+RUN_MB = 512  # what the scheduler counts for a run
+GROUPS = "%2C".join(f"global%40global%3A{name}" for name in ("control_plane", "content", "insight"))
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -87,6 +93,35 @@ def test_doctor_finds_a_running_platform_healthy(platform: PlatformUnderTest) ->
     assert all(finding["state"] == "ok" for finding in findings.values()), findings
 
 
+def test_the_scheduler_knows_what_the_platform_itself_takes(platform: PlatformUnderTest) -> None:
+    with platform.db as db:
+        row = db.row(
+            "SELECT h.metric_value, h.source, c.memory_limit_mb, l.value::integer AS runs"
+            " FROM public.system_health AS h, lead.capacity(clock_timestamp()) AS c, lead.setting AS l"
+            " WHERE h.metric_name = 'platform_baseline_memory_mb' AND l.name = 'max_concurrent_workflows'"
+        )
+    assert row is not None, "reported as soon as the platform runs"
+    assert row["source"] == "supervisor"
+    assert row["metric_value"] > 100, "a dozen processes take more"
+    assert row["metric_value"] + row["runs"] * RUN_MB <= row["memory_limit_mb"], "every slot can be used"
+
+
+def test_the_ui_shows_the_platform(platform: PlatformUnderTest, tmp_path: Path) -> None:
+    with open_browser(tmp_path) as browser:
+        ui = Ui(browser, platform.runtime.web_url)
+        ui.visit("/overview", "content_pipeline_job")
+        ui.visit(
+            f"/asset-groups?expanded={GROUPS}",
+            *("task_queue", "executions", "articles"),
+            *("execution_metrics", "daily_cost_report", "platform_summary"),
+        )
+        ui.visit(
+            "/locations/lead_coordinator/sensors/dispatch_sensor", "dispatch_sensor", "Every five seconds:"
+        )
+        ui.visit("/assets/articles?view=overview", "Articles that were written from", "articles_published")
+        assert ui.severe() == [], "the UI's pages load without errors"
+
+
 def test_a_second_up_on_the_same_home_is_refused(platform: PlatformUnderTest) -> None:
     refused = platform.run("up", check=False)
     assert refused.returncode == 2
@@ -99,6 +134,12 @@ def test_a_disabled_type_says_so(platform: PlatformUnderTest) -> None:
     refused = platform.run("submit", "--title", "An audit", "--type", "seo_analysis", check=False)
     assert refused.returncode == 1
     assert "seo_analysis is disabled" in refused.stderr
+
+
+def assert_kept(platform: PlatformUnderTest, before: dict[int, tuple[datetime, str, str]]) -> None:
+    assert before, "this test needs articles that were published before the fault"
+    after = platform.published_pages(list(before))
+    assert after == before, "what was published stays as it is: same time, same text, same page"
 
 
 def test_a_run_killed_in_mid_batch_loses_nothing_and_repeats_nothing(platform: PlatformUnderTest) -> None:
@@ -124,7 +165,7 @@ def test_a_run_killed_in_mid_batch_loses_nothing_and_repeats_nothing(platform: P
     for run in runs:
         run.kill()
     platform.sandbox.clear_faults()
-    done_before = platform.publications(tasks)
+    done_before = platform.published_pages(tasks)
 
     platform.wait_published(tasks, 150)
     with platform.db as db:
@@ -140,9 +181,7 @@ def test_a_run_killed_in_mid_batch_loses_nothing_and_repeats_nothing(platform: P
     late = [row for row in lost if (row["ended_at"] - before["now"]).total_seconds() > 60]
     assert not late, "work lost with its run is in the queue again within 60 s"
     assert not open_calls, "every call of the dead run was settled or released"
-    kept = [row for row in done_before if row["status"] == "published"]
-    after = {row["task_id"]: row for row in platform.publications(tasks)}
-    assert all(after[row["task_id"]]["published_at"] == row["published_at"] for row in kept), "published once"
+    assert_kept(platform, done_before)
 
 
 def test_killed_parts_come_back_and_work_goes_on(platform: PlatformUnderTest) -> None:
@@ -163,22 +202,29 @@ def test_killed_parts_come_back_and_work_goes_on(platform: PlatformUnderTest) ->
     platform.wait_published([submitted["task_id"]], 150)
     eventually(
         lambda: platform.run("doctor", check=False).returncode == 0,
-        "the platform is healthy again: " + platform.run("doctor", check=False).stdout,
+        lambda: "the platform is healthy again: " + platform.run("doctor", check=False).stdout,
         120,
         every=1.0,
     )
 
 
 def test_killed_up_leaves_no_process_and_its_next_start_goes_on(platform: PlatformUnderTest) -> None:
+    # As above: part of the work is done, the rest waits for answers that don't come.
+    platform.sandbox.set_faults({"all": {"timeout": 0.2}})
     tasks = platform.submit_topics("killed platform", 14)
-    eventually(
-        lambda: platform.statuses(tasks).get("processing", 0) > 0, "a run has the batch", 120, every=0.02
-    )
+
+    def in_the_middle() -> bool:
+        statuses = platform.statuses(tasks)
+        return statuses.get("completed", 0) > 0 and statuses.get("processing", 0) > 0
+
+    eventually(in_the_middle, "some tasks are done, some are worked on", 120, every=0.02)
+    done_before = platform.published_pages(tasks)
     platform.kill()
     eventually(lambda: not platform.processes(), "after SIGKILL of `up` no process lingers", 60)
 
     platform.start()
     platform.wait_published(tasks, 180)
+    assert_kept(platform, done_before)
     assert platform.run_json("status")["totals"]["dead_letter"] == 0
 
 
@@ -191,6 +237,19 @@ def test_ctrl_c_leaves_no_process(platform: PlatformUnderTest) -> None:
     refused = platform.run("status", check=False)
     assert refused.returncode == 1
     assert "No platform runs on" in refused.stderr
+
+
+def test_up_ends_with_the_process_it_follows(platform: PlatformUnderTest) -> None:
+    platform.start(follow_parent=True)
+    up = psutil.Process(platform.runtime.pid)
+    platform.kill()  # the process that started `up`: a make, a terminal
+    eventually(
+        lambda: not is_live(up) and not platform.processes(),
+        lambda: f"`up` and all it started end with the parent of `up`; it said:\n{platform.said()}",
+        60,
+    )
+    assert not runtime_path(platform.home).exists(), "it stopped in order"
+    assert "the process that started us has gone" in platform.said()
 
 
 def test_wrong_settings_end_at_once(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 
+from lead_coordinator.cli.platform.home import unusable_home
 from lead_coordinator.cli.platform.web import free_port, port_is_free
 from lead_coordinator.database.connection import connect, mask_url
 from lead_coordinator.database.urls import with_parameters
@@ -13,6 +15,7 @@ from lead_coordinator.settings import Settings
 
 OLDEST_POSTGRESQL, NEWEST_POSTGRESQL = 15, 18
 CONNECT_SECONDS = 5
+SANDBOX_HOST = "127.0.0.1"  # no setting: the sandbox is for this machine only
 
 
 def load_settings(
@@ -40,25 +43,40 @@ def with_free_port(settings: Settings, environ: dict[str, str]) -> tuple[Setting
 
 def check_ports(settings: Settings) -> None:
     """SettingsError when the webserver's or the sandbox's port is taken, or the host isn't ours."""
-    _check_port("LEAD_WEB_PORT", settings.web_port, "LEAD_WEB_HOST", settings.web_host)
-    if settings.use_sandbox and settings.sandbox_port:
-        _check_port("SANDBOX_PORT", settings.sandbox_port, "SANDBOX_HOST", "127.0.0.1")
-
-
-def _check_port(variable: str, port: int, host_variable: str, host: str) -> None:
+    host = settings.web_host
     try:
-        free = port_is_free(host, port)
+        _check_port("LEAD_WEB_PORT", settings.web_port, host)
     except OSError as error:
         reason = error.strerror or str(error)
         raise SettingsError(
-            f"{host_variable}={host} can't be listened on ({reason}): it must be an address of this machine, "
+            f"LEAD_WEB_HOST={host} can't be listened on ({reason}): it must be an address of this machine, "
             "such as 127.0.0.1 or 0.0.0.0."
         ) from None
-    if not free:
+    if settings.use_sandbox and settings.sandbox_port:
+        _check_port("SANDBOX_PORT", settings.sandbox_port, SANDBOX_HOST)
+
+
+def _check_port(variable: str, port: int, host: str) -> None:
+    if not port_is_free(host, port):
         raise SettingsError(
             f"{variable}={port} can't be used: the port is in use on {host} by another program, "
             "or needs more rights; it must be a free port from 1 to 65535."
         )
+
+
+def check_home(settings: Settings) -> None:
+    """SettingsError when LEAD_HOME is no folder that can be written, or can't be made.
+
+    Leaves nothing behind: what isn't there yet is tried with a folder beside it that is gone at once.
+    """
+    folder = settings.home
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.TemporaryDirectory(prefix=".lead-", dir=folder):
+            pass
+    except OSError as error:
+        raise unusable_home(settings.home, error) from None
 
 
 def database_variable(settings: Settings) -> str:

@@ -32,6 +32,14 @@ class HomeInUse(SettingsError):
     """Another supervisor owns this LEAD_HOME."""
 
 
+def unusable_home(home: Path, error: OSError) -> SettingsError:
+    """The sentence for a LEAD_HOME that can't be made or written."""
+    return SettingsError(
+        f"LEAD_HOME={home} can't be used ({error.strerror or error}): "
+        "it must be a folder that can be made and written, such as .lead_coordinator."
+    )
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Where the running platform of a LEAD_HOME can be reached."""
@@ -43,9 +51,8 @@ class Runtime:
     database: str  # "embedded" or "external"
     web_url: str
     dagster_home: str
-    environment: dict[str, str] = field(
-        default_factory=dict
-    )  # what its processes were told besides (see environment.py)
+    # What its processes were told besides (see environment.py).
+    environment: dict[str, str] = field(default_factory=dict)
     sandbox_url: str | None = None
     parts: dict[str, int] = field(default_factory=dict)
     state: Literal["starting", "running", "stopping"] = "starting"
@@ -112,7 +119,10 @@ class HomeLock:
     def acquire(self, patience_seconds: float = 15.0, pause: Callable[[float], None] = time.sleep) -> None:
         """Takes it; waits for an owner that is on its way out, and raises HomeInUse, naming the owner, for
         one that stays."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unusable_home(self.home, error) from None
         deadline = time.monotonic() + patience_seconds
         while not self._try():
             runtime = read_runtime(self.home)
@@ -121,7 +131,10 @@ class HomeLock:
             pause(0.1)
 
     def _try(self) -> bool:
-        fd = os.open(self.home / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fd = os.open(self.home / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise unusable_home(self.home, error) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -25,6 +25,7 @@ import psutil
 MARK = "LEAD_PLATFORM_ID"
 PART = "LEAD_PLATFORM_PART"
 GUARD = "guard"
+CODE_SERVER = "code-server"
 
 
 def home_fingerprint(home: Path) -> str:
@@ -70,6 +71,19 @@ def part_of(process: psutil.Process) -> str:
         return str(process.environ().get(PART, "?"))
     except (psutil.Error, OSError):
         return "?"
+
+
+def is_run_worker(process: psutil.Process) -> bool:
+    """Whether it works a run: the code server starts one process a run, by multiprocessing's spawn.
+
+    Told by the part that it inherited and by its command line, so it is known also when its code server has
+    died and it works on.
+    """
+    try:
+        spawned = any("multiprocessing.spawn" in argument for argument in process.cmdline())
+    except (psutil.Error, OSError):
+        return False
+    return spawned and part_of(process) == CODE_SERVER
 
 
 def end_processes(

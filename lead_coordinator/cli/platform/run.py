@@ -18,11 +18,12 @@ from typing import Literal
 import psutil
 
 from lead_coordinator.cli.platform import dagster_home
-from lead_coordinator.cli.platform.checks import check_database, check_ports
+from lead_coordinator.cli.platform.baseline import BaselineReporter
+from lead_coordinator.cli.platform.checks import check_database, check_home, check_ports
 from lead_coordinator.cli.platform.environment import CODE_HOST, child_environment, told
 from lead_coordinator.cli.platform.home import Runtime, write_runtime
 from lead_coordinator.cli.platform.logs import Terminal
-from lead_coordinator.cli.platform.processes import marked_processes, postgres_processes
+from lead_coordinator.cli.platform.processes import CODE_SERVER, marked_processes, postgres_processes
 from lead_coordinator.cli.platform.supervisor import StartFailed, StopRequested, Supervisor
 from lead_coordinator.cli.platform.web import answers, free_port, graphql, listens, web_url
 from lead_coordinator.database.connection import Database
@@ -74,14 +75,15 @@ class Platform:
         self._told: dict[str, str] = {}
         self._server_failures = 0
         self._code_port = 0
+        self._baseline = BaselineReporter(self.processes, terminal)
 
-    # ---- start
-    # --------------------------------------------------------------------------------------------------
+    # -- start
 
     def start(self) -> None:
         """Brings everything up. SettingsError, HomeInUse (nothing was touched), StartFailed, DatabaseError,
         StopRequested."""
         began = time.monotonic()
+        check_home(self.settings)
         external = check_database(self.settings) if self.settings.database_url is not None else None
         self.supervisor.claim()
         self.claimed = True
@@ -93,6 +95,7 @@ class Platform:
         self._check_stop()
         self._start_sandbox()
         self._start_dagster()
+        self._baseline.tend(self.database)  # before anybody hands work in: it decides how many runs fit
         self._write_runtime("running")
         self.terminal.say(
             "platform", f"the UI is at {self.web_url} (started in {time.monotonic() - began:.0f} s)"
@@ -140,12 +143,12 @@ class Platform:
         """The code server first: who asks it too early shows its code as missing for a minute."""
         dagster_home.prepare_home(self.settings)
         start, folder = self.supervisor.start, self.settings.dagster_home
-        start("code-server", dagster_home.code_server_command(self._code_port), self.environment(), folder)
+        start(CODE_SERVER, dagster_home.code_server_command(self._code_port), self.environment(), folder)
         if prepare_dagster_storage(self.database_url):
             self.terminal.say("database", "Dagster's tables are prepared (done once)")
         self._check_stop()
         wait_ready = self.supervisor.wait_ready
-        wait_ready("code-server", lambda: listens(CODE_HOST, self._code_port), START_SECONDS)
+        wait_ready(CODE_SERVER, lambda: listens(CODE_HOST, self._code_port), START_SECONDS)
         start("daemon", dagster_home.daemon_command(), self.environment(), folder)
         start("webserver", dagster_home.webserver_command(self.settings), self.environment(), folder)
         if self.sandbox_url is not None:
@@ -182,8 +185,7 @@ class Platform:
         )
         return row is not None and row["beats"] > 0
 
-    # ---- while it runs
-    # ------------------------------------------------------------------------------------------
+    # -- while it runs
 
     def tend(self) -> None:
         """One look after every part. Call it about twice a second. Raises when the embedded server can't be
@@ -197,6 +199,8 @@ class Platform:
         self._tend_server()
         if self._restarts() != restarts:
             self._write_runtime("running")
+        if self._database is not None and not self.supervisor.stopping.is_set():
+            self._baseline.tend(self._database)
 
     def _restarts(self) -> int:
         return sum(child.restarts for child in self.supervisor.children.values())
@@ -242,8 +246,7 @@ class Platform:
             ),
         )
 
-    # ---- stop
-    # ---------------------------------------------------------------------------------------------------
+    # -- stop
 
     def stop(self) -> None:
         """Stops every process it started, PostgreSQL last. Does nothing when LEAD_HOME was never claimed."""

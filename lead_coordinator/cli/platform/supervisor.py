@@ -62,8 +62,7 @@ class Supervisor:
         self._lock = HomeLock(home)
         self._guard: Child | None = None
 
-    # ---- owning
-    # -------------------------------------------------------------------------------------------------
+    # -- owning
 
     def claim(self) -> None:
         """Takes LEAD_HOME (HomeInUse when somebody has it) and ends what an earlier supervisor left
@@ -76,9 +75,8 @@ class Supervisor:
             return marked_processes(lambda mark: mark.startswith(fingerprint) and mark != self.platform_id)
 
         for process in leftovers():
-            if (
-                part_of(process) == GUARD
-            ):  # or it would go on stopping PostgreSQL, which we are about to start
+            # A guard would go on stopping PostgreSQL, which we are about to start.
+            if part_of(process) == GUARD:
                 with contextlib.suppress(Exception):
                     process.kill()
         if ended := end_processes(leftovers, self.grace_seconds):
@@ -100,8 +98,7 @@ class Supervisor:
     def marked(self, environ: Mapping[str, str]) -> dict[str, str]:
         return {**environ, MARK: self.platform_id}
 
-    # ---- parts
-    # --------------------------------------------------------------------------------------------------
+    # -- parts
 
     def _child(self, program: Program) -> Child:
         return Child(program, self.home / "logs", self.terminal)
@@ -163,8 +160,7 @@ class Supervisor:
         if self._guard is not None:
             self._guard.tend()
 
-    # ---- stopping
-    # -----------------------------------------------------------------------------------------------
+    # -- stopping
 
     def stop(self) -> None:
         """Ends every process of this platform except PostgreSQL (the caller's, last) and the guard
