@@ -45,7 +45,7 @@ def unfinished_run_of_execution(instance: DagsterInstance, execution_id: str) ->
 
 
 def requested_run_keys(instance: DagsterInstance, run_keys: Sequence[str]) -> set[str]:
-    """Those of the keys for which Dagster has a run already, whatever became of it: a key is used up for ever."""
+    """Those of the keys for which Dagster has a run, whatever became of it: a key is used up for ever."""
     if not run_keys:
         return set()
     runs = instance.get_runs(RunsFilter(tags={RUN_KEY_TAG: list(run_keys)}))
