@@ -143,7 +143,7 @@ class Demonstration:
                 self.platform.tend()
 
     def _let_runs_end(self) -> None:
-        """The last article is out a moment before its run has ended: stopped now, it would count as failed."""
+        """The last article is out a moment before its run ends: stopped now, it would count as failed."""
         deadline = time.monotonic() + RUNS_END_SECONDS
         while time.monotonic() < deadline and self._unfinished_runs():
             self.supervisor.pause(SAMPLE_SECONDS)

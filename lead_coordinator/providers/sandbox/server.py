@@ -234,6 +234,7 @@ class Sandbox:
         self.model.cache.clear()
         for window in self.windows.values():
             window.clear()
+        self._asked = 0
         return JSONResponse({"ok": True})
 
 
