@@ -127,7 +127,14 @@ def launch_requests(
             continue  # Dagster would drop the request, and the tick would say nothing of why
         if row.stale:
             waiting = unfinished_run_of_execution(context.instance, row.execution_id)
-            if waiting is not None:
+            if waiting is not None and waiting.status in (
+                DagsterRunStatus.STARTING,
+                DagsterRunStatus.STARTED,
+            ):
+                # Its process should have taken the execution over within seconds: it died with its
+                # platform, or hangs. Launching again is safe: the old launch number can't start any more.
+                end_run(context.instance, waiting.run_id, "It never took its execution over.", context.log)
+            elif waiting is not None:
                 context.log.info(
                     "%s still waits in run %s (%s).", row.execution_id, waiting.run_id, waiting.status.value
                 )

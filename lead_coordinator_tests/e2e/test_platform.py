@@ -208,6 +208,7 @@ def test_killed_parts_come_back_and_work_goes_on(platform: PlatformUnderTest) ->
     )
 
 
+@pytest.mark.timeout(400)
 def test_killed_up_leaves_no_process_and_its_next_start_goes_on(platform: PlatformUnderTest) -> None:
     # As above: part of the work is done, the rest waits for answers that don't come.
     platform.sandbox.set_faults({"all": {"timeout": 0.2}})
@@ -223,7 +224,7 @@ def test_killed_up_leaves_no_process_and_its_next_start_goes_on(platform: Platfo
     eventually(lambda: not platform.processes(), "after SIGKILL of `up` no process lingers", 60)
 
     platform.start()
-    platform.wait_published(tasks, 180)
+    platform.wait_published(tasks, 240)
     assert_kept(platform, done_before)
     assert platform.run_json("status")["totals"]["dead_letter"] == 0
 
