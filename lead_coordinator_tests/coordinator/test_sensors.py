@@ -293,3 +293,19 @@ def test_a_request_that_dagster_has_taken_is_not_repeated_and_the_tick_says_so(
     result = dispatch()
     assert run_keys(result) == []
     assert said(result).startswith("1 reserved executions already have a run that waits to start")
+
+
+@pytest.mark.parametrize("status", [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED])
+def test_a_run_that_began_and_never_took_over_does_not_keep_its_batch_waiting(
+    db: Database,
+    submit: Submit,
+    dispatch: Callable[..., SensorResult],
+    add_run: AddRun,
+    status: DagsterRunStatus,
+):
+    submit(1)
+    (key,) = run_keys(dispatch())
+    execution_id = key.partition(":")[0]
+    add_run(tags.CONTENT_JOB, status, {tags.EXECUTION_ID: execution_id, "dagster/run_key": key})
+    make_stale(db)
+    assert run_keys(dispatch()) == [f"{execution_id}:2"]
