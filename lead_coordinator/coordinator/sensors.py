@@ -3,8 +3,8 @@
 `dispatch_sensor`, every five seconds: recovers what lost its lease, plans when tasks wait and a slot is free
 (the same SQL call as the tick), and asks for a run for each reserved execution.
 - It marks nothing: the same execution is asked for again with the same run key until Dagster has a run
-  for it, and Dagster launches a key once. So a sensor that dies after its answer, or is evaluated twice, changes
-  nothing.
+  for it, and Dagster launches a key once. So a sensor that dies after its answer, or is evaluated twice,
+  changes nothing.
 - An execution that didn't start in time gets the next launch number, unless its run still waits in Dagster's
   queue. A run that has begun and never took over is ended first; its launch number can't start any more.
 - It opens one connection, asks a handful of questions that each take milliseconds, and looks at Dagster's
