@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --constra
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo up test check format fingerprints
+.PHONY: help demo up test check format fingerprints python
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -34,6 +34,10 @@ format: $(VENV)/.installed-dev ## Format the Python files and sort their imports
 
 fingerprints: $(VENV)/.installed-dev ## Write what sql/ defines into sql/testing-suite.sql, after a change to it
 	$(BIN)/python -m lead_coordinator_tests.database.expected_objects
+
+# Which Python the environment is made with.
+python:
+	@echo '$(PYTHON)'
 
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt $(BIN)/python
 	@echo "Installing the platform into $(VENV) (once; about a minute) …"

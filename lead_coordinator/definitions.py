@@ -4,6 +4,13 @@ Loading reads the environment once (a wrong variable is shown as one sentence in
 nothing.
 """
 
+# Owners of jobs, schedules and sensors are "beta" in Dagster, whose version is pinned: the warning in every
+# process of every run would only bury others. It is given while the modules below are imported.
+# ruff: noqa: E402
+import warnings
+
+warnings.filterwarnings("ignore", message="Parameter `owners` of")
+
 from dagster import Definitions, in_process_executor, mem_io_manager
 
 from lead_coordinator.coordinator.job import coordinator_job

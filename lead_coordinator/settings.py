@@ -13,11 +13,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote, urlsplit
-from zoneinfo import ZoneInfo
+from urllib.parse import quote
 
 from pydantic import (
     AfterValidator,
@@ -26,7 +25,6 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     ValidationError,
-    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -34,119 +32,29 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lead_coordinator.errors import SettingsError
+from lead_coordinator.settings_values import (
+    EndHour,
+    Hour,
+    Port,
+    PostgresUrl,
+    WebAddress,
+    mask_url,
+    money,
+    one_of,
+    problem,
+    timezone,
+    truth,
+    web_address,
+    whole_number,
+)
 
 __all__ = ["Settings", "SettingsError", "mask_url"]
 
 Environment = Mapping[str, str]
 
 
-def mask_url(url: str) -> str:
-    """The URL with its password (in the authority or the query) replaced by `***`.
-
-    Fit for a log or a terminal.
-    """
-    # Up to the last @: an unescaped #, / or @ in a password must not end the mask early.
-    masked = re.sub(r"(?<=://)([^:/?#@]*):.*@", r"\1:***@", url)
-    return re.sub(r"(?i)([?&](?:password|sslpassword)=)[^&#]*", r"\1***", masked)
-
-
-def _problem(text: str) -> ValueError:
-    return ValueError(text)
-
-
-def _whole_number(low: int, high: int) -> Any:
-    allowed = f"must be a whole number from {low} to {high}"
-
-    def check(value: object) -> int:
-        text = str(value).strip()
-        if not re.fullmatch(r"[+-]?\d{1,18}", text) or not low <= int(text) <= high:
-            raise _problem(allowed)
-        return int(text)
-
-    return BeforeValidator(check)
-
-
-def _money(value: object) -> Decimal:
-    """US dollars; the upper bound is the one of the row `daily_budget_usd` in the database."""
-    allowed = "must be an amount in US dollars from 0 to 1000000, such as 500 or 12.50"
-    try:
-        amount = Decimal(str(value).strip())
-    except InvalidOperation:
-        raise _problem(allowed) from None
-    if not amount.is_finite() or amount < 0 or amount > 1_000_000:
-        raise _problem(allowed)
-    return amount
-
-
-def _truth(value: object) -> bool:
-    text = str(value).strip().lower()
-    if text in ("1", "true", "yes", "on"):
-        return True
-    if text in ("0", "false", "no", "off"):
-        return False
-    raise _problem("must be 1 or 0")
-
-
-def _timezone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (ValueError, OSError, KeyError):  # KeyError: ZoneInfoNotFoundError
-        raise _problem("must be an IANA time zone, such as UTC or Europe/Berlin") from None
-    return value
-
-
-def _web_address(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        good = (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and (parts.port is None or parts.port > 0)
-        )
-    except ValueError:
-        good = False
-    if not good:
-        raise _problem("must be a web address, such as https://example.org/")
-    return value
-
-
-def _database_url(value: SecretStr) -> SecretStr:
-    allowed = (
-        "must be a PostgreSQL address, such as postgresql://user:password@host:5432/database"
-        " (special characters in the password percent-encoded)"
-    )
-    try:
-        parts = urlsplit(value.get_secret_value())
-        good = (
-            parts.scheme in ("postgresql", "postgres")
-            and (parts.port is None or parts.port > 0)
-            and not parts.fragment
-        )
-    except ValueError:
-        good = False
-    if not good:
-        raise _problem(allowed)
-    return value
-
-
-def _one_of(*allowed: str) -> Any:
-    def check(value: object, handler: Any) -> Any:
-        if value not in allowed:
-            raise _problem(f"must be {' or '.join(allowed)}")
-        return handler(value)
-
-    return WrapValidator(check)
-
-
 def _variable(name: str, default: Any = None) -> Any:
     return Field(default, validation_alias=name)
-
-
-PostgresUrl = Annotated[SecretStr, AfterValidator(_database_url)]
-WebAddress = Annotated[str, AfterValidator(_web_address)]
-Hour = Annotated[int, _whole_number(0, 23)]
-EndHour = Annotated[int, _whole_number(1, 24)]
-Port = Annotated[int, _whole_number(0, 65535)]
 
 
 class _EnvironmentSource(PydanticBaseSettingsSource):
@@ -193,37 +101,33 @@ class Settings(BaseSettings):
     openai_base_url: WebAddress | None = _variable("OPENAI_BASE_URL")
     gemini_model: str = _variable("LEAD_GEMINI_MODEL", "gemini-2.5-flash-lite")
     openai_model: str = _variable("LEAD_OPENAI_MODEL", "gpt-6-luna")
-    sandbox_variable: Annotated[bool, BeforeValidator(_truth)] | None = _variable("LEAD_SANDBOX")
-    sandbox_latency: Annotated[Literal["fast", "real"], _one_of("fast", "real")] = _variable(
+    sandbox_variable: Annotated[bool, BeforeValidator(truth)] | None = _variable("LEAD_SANDBOX")
+    sandbox_latency: Annotated[Literal["fast", "real"], one_of("fast", "real")] = _variable(
         "SANDBOX_LATENCY", "fast"
     )
     sandbox_port: Port = _variable("SANDBOX_PORT", 0)
 
     # -- limits (rows in the database are seeded from these)
-    max_concurrent_workflows: Annotated[int, _whole_number(1, 10)] = _variable("MAX_CONCURRENT_WORKFLOWS", 3)
-    daily_budget_usd: Annotated[Decimal, BeforeValidator(_money)] = _variable(
-        "DAILY_BUDGET_USD", Decimal(500)
-    )
-    execution_timeout_minutes: Annotated[int, _whole_number(1, 60)] = _variable(
-        "EXECUTION_TIMEOUT_MINUTES", 5
-    )
-    gemini_rate_limit_per_minute: Annotated[int, _whole_number(1, 10000)] = _variable(
+    max_concurrent_workflows: Annotated[int, whole_number(1, 10)] = _variable("MAX_CONCURRENT_WORKFLOWS", 3)
+    daily_budget_usd: Annotated[Decimal, BeforeValidator(money)] = _variable("DAILY_BUDGET_USD", Decimal(500))
+    execution_timeout_minutes: Annotated[int, whole_number(1, 60)] = _variable("EXECUTION_TIMEOUT_MINUTES", 5)
+    gemini_rate_limit_per_minute: Annotated[int, whole_number(1, 10000)] = _variable(
         "GEMINI_RATE_LIMIT_PER_MINUTE", 60
     )
-    openai_rate_limit_per_minute: Annotated[int, _whole_number(1, 10000)] = _variable(
+    openai_rate_limit_per_minute: Annotated[int, whole_number(1, 10000)] = _variable(
         "OPENAI_RATE_LIMIT_PER_MINUTE", 50
     )
-    database_connection_limit: Annotated[int, _whole_number(5, 1000)] = _variable(
+    database_connection_limit: Annotated[int, whole_number(5, 1000)] = _variable(
         "DATABASE_CONNECTION_LIMIT", 20
     )
-    memory_limit_mb: Annotated[int, _whole_number(256, 1048576)] = _variable("MEMORY_LIMIT_MB", 2048)
+    memory_limit_mb: Annotated[int, whole_number(256, 1048576)] = _variable("MEMORY_LIMIT_MB", 2048)
 
     # -- hours, in COORDINATOR_TIMEZONE; a start is inclusive, an end exclusive
     business_hours_start: Hour = _variable("BUSINESS_HOURS_START", 9)
     business_hours_end: EndHour = _variable("BUSINESS_HOURS_END", 17)
     peak_hours_start: Hour = _variable("PEAK_HOURS_START", 10)
     peak_hours_end: EndHour = _variable("PEAK_HOURS_END", 16)
-    coordinator_timezone: Annotated[str, AfterValidator(_timezone)] = _variable("COORDINATOR_TIMEZONE", "UTC")
+    coordinator_timezone: Annotated[str, AfterValidator(timezone)] = _variable("COORDINATOR_TIMEZONE", "UTC")
 
     # -- Slack
     slack_webhook_url: SecretStr | None = _variable("SLACK_WEBHOOK_URL")
@@ -235,11 +139,11 @@ class Settings(BaseSettings):
     site_dir_variable: Path | None = _variable("LEAD_SITE_DIR")
     site_url: WebAddress = _variable("LEAD_SITE_URL", "http://localhost/")
     web_host: str = _variable("LEAD_WEB_HOST", "127.0.0.1")
-    web_port: Annotated[int, _whole_number(1, 65535)] = _variable("LEAD_WEB_PORT", 3000)
+    web_port: Annotated[int, whole_number(1, 65535)] = _variable("LEAD_WEB_PORT", 3000)
 
     _start: Path = PrivateAttr(default_factory=Path.cwd)
 
-    # -- loading ---------------------------------------------------------------------------------------------
+    # -- loading
 
     @classmethod
     def settings_customise_sources(
@@ -277,21 +181,21 @@ class Settings(BaseSettings):
     @classmethod
     def _host_only(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Za-z0-9._-]+(:\d+)?", value):
-            raise _problem("must be a host name, such as db.abcdefgh.supabase.co")
+            raise problem("must be a host name, such as db.abcdefgh.supabase.co")
         return value
 
     @field_validator("slack_webhook_url")
     @classmethod
     def _webhook(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            _web_address(value.get_secret_value())
+            web_address(value.get_secret_value())
         return value
 
     @field_validator("web_host")
     @classmethod
     def _listen_address(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9._:-]+", value):
-            raise _problem("must be a host name or address, such as 127.0.0.1")
+            raise problem("must be a host name or address, such as 127.0.0.1")
         return value
 
     @model_validator(mode="after")
@@ -299,23 +203,23 @@ class Settings(BaseSettings):
         for name in ("BUSINESS_HOURS", "PEAK_HOURS"):
             start, end = getattr(self, f"{name.lower()}_start"), getattr(self, f"{name.lower()}_end")
             if start >= end:
-                raise _problem(f"{name}_END={end} must be later than {name}_START={start}")
+                raise problem(f"{name}_END={end} must be later than {name}_START={start}")
         if self.supabase_db_host and not self.supabase_db_password and not self.database_url_variable:
-            raise _problem(f"SUPABASE_DB_HOST={self.supabase_db_host} needs SUPABASE_DB_PASSWORD beside it")
+            raise problem(f"SUPABASE_DB_HOST={self.supabase_db_host} needs SUPABASE_DB_PASSWORD beside it")
         if bool(self.supabase_url) != bool(self.supabase_service_role_key):
             given, missing = (
                 ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY")
                 if self.supabase_url
                 else ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_URL")
             )
-            raise _problem(f"{given} is set and {missing} isn't: set both or neither")
+            raise problem(f"{given} is set and {missing} isn't: set both or neither")
         if self.slack_bot_token and not self.slack_channel:
-            raise _problem("SLACK_BOT_TOKEN needs SLACK_CHANNEL beside it, such as #content-ops")
+            raise problem("SLACK_BOT_TOKEN needs SLACK_CHANNEL beside it, such as #content-ops")
         if self.sandbox_variable is False and not (self.gemini_api_key or self.openai_api_key):
-            raise _problem("LEAD_SANDBOX=0 needs GEMINI_API_KEY or OPENAI_API_KEY beside it")
+            raise problem("LEAD_SANDBOX=0 needs GEMINI_API_KEY or OPENAI_API_KEY beside it")
         return self
 
-    # -- what callers ask ------------------------------------------------------------------------------------
+    # -- what callers ask
 
     @property
     def database_url(self) -> str | None:

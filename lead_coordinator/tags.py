@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Final
+from typing import Final, NamedTuple
 
 # Tags of a pipeline run. `WORKFLOW_TYPE` is also what the backstop in dagster.yaml counts: only pipeline
 # runs carry it.
@@ -15,10 +14,6 @@ ATTEMPT: Final = "lead/attempt"
 # text.
 MAX_RUNTIME: Final = "dagster/max_runtime"
 PRIORITY: Final = "dagster/priority"
-
-# Owners of jobs, schedules and sensors are "beta" in Dagster, whose version is pinned: the warning in every
-# process of every run would only bury others.
-warnings.filterwarnings("ignore", message="Parameter `owners` of")
 
 OWNER_PLATFORM: Final = "team:platform"
 OWNER_CONTENT: Final = "team:content"
@@ -33,6 +28,15 @@ COORDINATOR_JOB: Final = "coordinator_job"
 REPORTS_JOB: Final = "reports_job"
 PRUNE_JOB: Final = "prune_job"
 
-# The job of each workflow type. A type that is missing here has no pipeline yet: its policy is disabled in
-# SQL.
-JOB_OF_WORKFLOW: Final[dict[str, str]] = {"content_pipeline": CONTENT_JOB}
+CONTENT_OP: Final = "work_content_batch"
+
+
+class Pipeline(NamedTuple):
+    """What works a workflow type: a job, and in it the op that is told which execution to work."""
+
+    job: str
+    op: str
+
+
+# A workflow type that is missing here has no pipeline yet: its policy is disabled in SQL.
+PIPELINE_OF_WORKFLOW: Final[dict[str, Pipeline]] = {"content_pipeline": Pipeline(CONTENT_JOB, CONTENT_OP)}

@@ -17,6 +17,7 @@ server, so a test pays some 50 ms for its own. `async def` tests run by anyio's 
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -33,6 +34,23 @@ from lead_coordinator_tests.servers import KINDS, PlainServer, ServerMissing, Se
 
 TEMPLATE = "lead_template"
 _numbers = count(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under `--dist loadgroup`: the end-to-end tests share one booted platform, so one worker runs them, and
+    begins with them because they take longest. (xdist 3.8 marks groups by an attribute that pytest 9.2 no
+    longer has.)
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class PlatformsTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.partition("::")[0] if "/e2e/" in nodeid else nodeid
+
+    return PlatformsTogether(config, log)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

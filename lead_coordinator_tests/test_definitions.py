@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,16 @@ def test_every_job_schedule_and_sensor_has_a_description_an_owner_and_tags():
             assert node.description, f"{job.name}.{node.name} doesn't say what it does"
 
 
+def test_every_pipeline_is_a_job_with_its_op_that_the_dispatch_sensor_may_start():
+    repository = defs.get_repository_def()
+    sensor = repository.get_sensor_def("dispatch_sensor")
+    started = {pipeline.job for pipeline in tags.PIPELINE_OF_WORKFLOW.values()}
+    assert {target.job_name for target in sensor.targets} == started
+    for workflow_type, pipeline in tags.PIPELINE_OF_WORKFLOW.items():
+        ops = {node.name for node in defs.resolve_job_def(pipeline.job).nodes}
+        assert pipeline.op in ops, f"{workflow_type}: {pipeline.job} has no op {pipeline.op}"
+
+
 def test_the_platform_works_by_itself_once_it_is_started():
     repository = defs.get_repository_def()
     assert {s.name: s.cron_schedule for s in repository.schedule_defs} == {
@@ -149,10 +160,21 @@ def test_workspace_yaml_names_the_one_code_location():
     assert workspace == {
         "load_from": [
             {
-                "python_module": {
-                    "module_name": "lead_coordinator.definitions",
+                "grpc_server": {
+                    "host": {"env": "LEAD_CODE_HOST"},
+                    "port": {"env": "LEAD_CODE_PORT"},
                     "location_name": "lead_coordinator",
                 }
             }
         ]
     }
+
+
+def test_every_class_that_dagster_yaml_names_can_be_imported():
+    """A name that is wrong stops each run at once, and nothing else says so before."""
+    named = [
+        part for part in yaml.safe_load(product_file("dagster.yaml").read_text()).values() if "class" in part
+    ]
+    assert len(named) >= 3
+    for part in named:
+        assert hasattr(import_module(part["module"]), part["class"]), f"dagster.yaml: {part}"

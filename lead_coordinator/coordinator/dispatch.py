@@ -16,8 +16,6 @@ from dagster import RunRequest
 from lead_coordinator import tags
 from lead_coordinator.database.control import Launchable
 
-CONTENT_OP = "work_content_batch"
-
 # Beside the execution's own timeout, which SQL enforces first: what starting and ending a process may take.
 RUN_GRACE_SECONDS = 120
 
@@ -27,10 +25,15 @@ ASK_AGAIN_SECONDS = 20
 
 @dataclass(frozen=True)
 class Situation:
-    """The figures of one moment. Money in US dollars; tasks counted over all types."""
+    """The figures of one moment. Money in US dollars.
+
+    `queued` and `deferred` count tasks of the types that may be claimed now; `disabled` those that wait for a
+    type whose policy is switched off: a bare INSERT may leave such tasks, and the planner can't take them.
+    """
 
     queued: int
     deferred: int
+    disabled: int
     slots_busy: int
     slots: int
     budget_used: Decimal
@@ -40,10 +43,13 @@ class Situation:
     @classmethod
     def of(cls, status: Mapping[str, Any]) -> "Situation":
         """From the answer of `get_platform_status`."""
-        totals, executions, budget = status["totals"], status["executions"], status["budget"]
+        executions, budget, enabled = status["executions"], status["budget"], set(status["enabled_types"])
+        queue: Mapping[str, Mapping[str, Any]] = status["queue"]
+        waiting = {name: (int(counts["queued"]), int(counts["deferred"])) for name, counts in queue.items()}
         return cls(
-            queued=int(totals.get("queued", 0)),
-            deferred=int(totals.get("deferred", 0)),
+            queued=sum(queued for name, (queued, _) in waiting.items() if name in enabled),
+            deferred=sum(deferred for name, (_, deferred) in waiting.items() if name in enabled),
+            disabled=sum(sum(counts) for name, counts in waiting.items() if name not in enabled),
             slots_busy=int(executions["pending"]) + int(executions["running"]),
             slots=int(executions["max_concurrent"]),
             budget_used=Decimal(budget["spent_usd"]) + Decimal(budget["held_usd"]),
@@ -66,10 +72,20 @@ class Situation:
     def nothing_fits(self) -> str:
         """Why nothing is started, in numbers."""
         deferred = f"; {self.deferred} deferred" if self.deferred else ""
-        return f"{self.money}; 0 of {self.queued} waiting tasks fit; {self.slots_sentence}{deferred}"
+        return (
+            f"{self.money}; 0 of {self.queued} waiting tasks fit; {self.slots_sentence}"
+            f"{deferred}{self._disabled_sentence}"
+        )
 
     def figures(self) -> str:
-        return f"{self.queued} tasks wait, {self.deferred} are deferred; {self.slots_sentence}; {self.money}"
+        return (
+            f"{self.queued} tasks wait, {self.deferred} are deferred; {self.slots_sentence}; {self.money}"
+            f"{self._disabled_sentence}"
+        )
+
+    @property
+    def _disabled_sentence(self) -> str:
+        return f"; {self.disabled} more wait for a disabled type" if self.disabled else ""
 
 
 @dataclass(frozen=True)
@@ -126,12 +142,13 @@ def dollars(amount: Decimal) -> str:
 
 def run_request(launchable: Launchable, timeout_seconds: int) -> RunRequest:
     """The request for one reserved execution. The same row always makes the same request and run key."""
+    pipeline = tags.PIPELINE_OF_WORKFLOW[launchable.workflow_type]
     return RunRequest(
         run_key=launchable.run_key,
-        job_name=tags.JOB_OF_WORKFLOW[launchable.workflow_type],
+        job_name=pipeline.job,
         run_config={
             "ops": {
-                CONTENT_OP: {
+                pipeline.op: {
                     "config": {
                         "execution_id": launchable.execution_id,
                         "launch_number": launchable.launch_number,
@@ -151,4 +168,4 @@ def run_request(launchable: Launchable, timeout_seconds: int) -> RunRequest:
 
 def without_pipeline(rows: Sequence[Launchable]) -> list[str]:
     """Workflow types among the rows that no job here works."""
-    return sorted({row.workflow_type for row in rows} - tags.JOB_OF_WORKFLOW.keys())
+    return sorted({row.workflow_type for row in rows} - tags.PIPELINE_OF_WORKFLOW.keys())

@@ -20,7 +20,17 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from dagster import HookContext, In, OpExecutionContext, Out, Output, failure_hook, op
+from dagster import (
+    AssetObservation,
+    HookContext,
+    In,
+    OpDefinition,
+    OpExecutionContext,
+    Out,
+    Output,
+    failure_hook,
+    op,
+)
 
 from lead_coordinator.coordinator.dispatch import Situation, workflows_dispatched
 from lead_coordinator.coordinator.runs import end_run
@@ -50,6 +60,11 @@ class Tick:
     decision: dict[str, Any] = field(default_factory=dict)
 
 
+def step(description: str) -> Callable[[Callable[..., Any]], OpDefinition]:
+    """An op between the first and the last: takes the tick, and hands it on with its own answer."""
+    return op(description=description, ins={"tick": In(Tick)}, out=Out(Tick), tags=COMPONENT)
+
+
 def worker_id_of(run_id: str) -> str:
     """The name under which a run of the coordinator holds the lease: findable in the UI from the database."""
     return f"coordinator-{run_id}"
@@ -62,7 +77,7 @@ def worker_id_of(run_id: str) -> str:
     tags=COMPONENT,
 )
 def system_health_check(context: OpExecutionContext, database: DatabaseResource) -> Any:
-    db, worker_id = database.db, worker_id_of(context.run_id)
+    db, worker_id = database.db, worker_id_of(context.run.run_id)
     lease = control.acquire_coordinator_lease(db, worker_id, ttl_seconds=LEASE_SECONDS)
     if not lease.acquired or lease.fence is None:
         context.log.info(
@@ -83,12 +98,9 @@ def system_health_check(context: OpExecutionContext, database: DatabaseResource)
     )
 
 
-@op(
-    description="Finds executions that timed out, crashed or lost their lease, puts their tasks back into "
+@step(
+    "Finds executions that timed out, crashed or lost their lease, puts their tasks back into "
     "the queue, settles their money, and ends the runs that still hang.",
-    ins={"tick": In(Tick)},
-    out=Out(Tick),
-    tags=COMPONENT,
 )
 def global_error_handler(context: OpExecutionContext, database: DatabaseResource, tick: Tick) -> Any:
     found = control.recover_executions(database.db)
@@ -115,12 +127,8 @@ def global_error_handler(context: OpExecutionContext, database: DatabaseResource
     )
 
 
-@op(
-    description="Measures budget, rate limits, connections and memory, records them, and says what is left "
-    "of each.",
-    ins={"tick": In(Tick)},
-    out=Out(Tick),
-    tags=COMPONENT,
+@step(
+    "Measures budget, rate limits, connections and memory, records them, and says what is left of each.",
 )
 def resource_manager(database: DatabaseResource, tick: Tick) -> Any:
     control.refresh_resource_usage(database.db)
@@ -140,24 +148,18 @@ def resource_manager(database: DatabaseResource, tick: Tick) -> Any:
     )
 
 
-@op(
-    description="Brings deferred tasks whose time has come back into the queue. Ageing and scores need no "
+@step(
+    "Brings deferred tasks whose time has come back into the queue. Ageing and scores need no "
     "writing: they are part of how tasks are picked.",
-    ins={"tick": In(Tick)},
-    out=Out(Tick),
-    tags=COMPONENT,
 )
 def priority_queue_manager(database: DatabaseResource, tick: Tick) -> Any:
     promoted = control.promote_due_tasks(database.db)
     yield Output(replace(tick, promoted=promoted), metadata={"tasks_promoted": promoted})
 
 
-@op(
-    description="Weighs each pipeline: waiting work, business hours, success so far, time since it last ran. "
+@step(
+    "Weighs each pipeline: waiting work, business hours, success so far, time since it last ran. "
     "A preview; the dispatcher decides on fresh figures in its own transaction.",
-    ins={"tick": In(Tick)},
-    out=Out(Tick),
-    tags=COMPONENT,
 )
 def intelligent_scheduler(context: OpExecutionContext, database: DatabaseResource, tick: Tick) -> Any:
     schedule = control.get_intelligent_scheduled_tasks(database.db, database_time(database.db))
@@ -179,12 +181,9 @@ def intelligent_scheduler(context: OpExecutionContext, database: DatabaseResourc
     )
 
 
-@op(
-    description="Checks the coordinator's state against the legal transitions, brings it back from "
+@step(
+    "Checks the coordinator's state against the legal transitions, brings it back from "
     "ERROR_RECOVERY once recovery went through, and validates executions that somebody else inserted.",
-    ins={"tick": In(Tick)},
-    out=Out(Tick),
-    tags=COMPONENT,
 )
 def state_machine_controller(context: OpExecutionContext, database: DatabaseResource, tick: Tick) -> Any:
     db = database.db
@@ -209,12 +208,9 @@ def state_machine_controller(context: OpExecutionContext, database: DatabaseReso
     )
 
 
-@op(
-    description="Plans, reserves and creates executions in one transaction: all or nothing. The dispatch "
+@step(
+    "Plans, reserves and creates executions in one transaction: all or nothing. The dispatch "
     "sensor turns them into runs within seconds.",
-    ins={"tick": In(Tick)},
-    out=Out(Tick),
-    tags=COMPONENT,
 )
 def dynamic_workflow_dispatcher(context: OpExecutionContext, database: DatabaseResource, tick: Tick) -> Any:
     # The row of the setting is what counts; the argument can only lower it.
@@ -245,6 +241,8 @@ def metrics_collector(context: OpExecutionContext, database: DatabaseResource, t
     released = control.release_coordinator_lease(db, tick.worker_id)
     now = Situation.of(status)
     context.log.info(f"{workflows_dispatched(tick.decision)} executions dispatched; {now.figures()}")
+    for observation in observations(status, now):
+        context.log_event(observation)
     yield Output(
         status,
         metadata={
@@ -267,6 +265,31 @@ def metrics_collector(context: OpExecutionContext, database: DatabaseResource, t
             "budget": now.money,
         },
     )
+
+
+def observations(status: dict[str, Any], now: Situation) -> list[AssetObservation]:
+    """What the UI plots of the two tables that the database keeps: counts at the end of the tick, or of the
+    last 24 hours where the name says so.
+    """
+    executions = status["executions"]
+    queue = {
+        "queue_depth": now.queued,
+        "tasks_deferred": now.deferred,
+        "tasks_of_disabled_types": now.disabled,
+        "tasks_processing": status["totals"]["processing"],
+        "dead_letters": status["dead_letters"],
+    }
+    work = {
+        "executions_active": now.slots_busy,
+        "executions_pending": executions["pending"],
+        "slots": now.slots,
+        "executions_completed_24h": executions["completed"],
+        "executions_lost_24h": executions["failed"] + executions["timeout"],
+    }
+    return [
+        AssetObservation("task_queue", metadata=numbers(queue)),
+        AssetObservation("executions", metadata=numbers(work)),
+    ]
 
 
 @failure_hook(required_resource_keys={"database"})

@@ -9,9 +9,11 @@ but it holds memory).
 import logging
 import re
 import threading
+from collections.abc import Sequence
 
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.tags import RUN_KEY_TAG
 
 from lead_coordinator import tags
 
@@ -40,6 +42,14 @@ def unfinished_run_of_execution(instance: DagsterInstance, execution_id: str) ->
     filters = RunsFilter(tags={tags.EXECUTION_ID: execution_id}, statuses=UNFINISHED)
     runs = instance.get_runs(filters, limit=1)
     return runs[0] if runs else None
+
+
+def requested_run_keys(instance: DagsterInstance, run_keys: Sequence[str]) -> set[str]:
+    """Those of the keys for which Dagster has a run, whatever became of it: a key is used up for ever."""
+    if not run_keys:
+        return set()
+    runs = instance.get_runs(RunsFilter(tags={RUN_KEY_TAG: list(run_keys)}))
+    return {run.tags[RUN_KEY_TAG] for run in runs}
 
 
 def end_run(instance: DagsterInstance, run_id: str | None, reason: str, log: logging.Logger) -> bool:

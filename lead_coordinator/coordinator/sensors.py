@@ -2,13 +2,13 @@
 
 `dispatch_sensor`, every five seconds: recovers what lost its lease, plans when tasks wait and a slot is free
 (the same SQL call as the tick), and asks for a run for each reserved execution.
-- It marks nothing: the same execution is asked for again with the same run key until its run has started,
-  and Dagster launches a key once. So a sensor that dies after its answer, or is evaluated twice, changes
-  nothing.
-- An execution that didn't start in time gets the next launch number, but only when Dagster has no unfinished
-  run for it.
+- It marks nothing: the same execution is asked for again with the same run key until Dagster has a run
+  for it, and Dagster launches a key once. So a sensor that dies after its answer, or is evaluated twice,
+  changes nothing.
+- An execution that didn't start in time gets the next launch number, unless its run still waits in Dagster's
+  queue. A run that has begun and never took over is ended first; its launch number can't start any more.
 - It opens one connection, asks a handful of questions that each take milliseconds, and looks at Dagster's
-  own records only when something was lost or is stale.
+  own records only when something was lost or waits to start.
 
 The run-status sensors tell the database that a run failed or was cancelled, which is quicker than waiting
 for its lease to run out. They may lag or be switched off: the lease ends all the same, so they are never the
@@ -24,6 +24,7 @@ from dagster import (
     DefaultSensorStatus,
     RunRequest,
     RunStatusSensorContext,
+    SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
@@ -35,7 +36,7 @@ from lead_coordinator import tags
 from lead_coordinator.coordinator.dispatch import Planning, Situation, run_request, without_pipeline
 from lead_coordinator.coordinator.job import coordinator_job
 from lead_coordinator.coordinator.ops import number_setting, record_failed_tick, worker_id_of
-from lead_coordinator.coordinator.runs import end_run, unfinished_run_of_execution
+from lead_coordinator.coordinator.runs import end_run, requested_run_keys, unfinished_run_of_execution
 from lead_coordinator.database import control, reports
 from lead_coordinator.database.connection import Database
 from lead_coordinator.database.control import Launchable
@@ -47,7 +48,7 @@ WORKER_ID = "dispatch-sensor"
 # The daemon's loop takes five seconds from start to start. An interval of exactly five would sometimes miss
 # a turn by a millisecond and make a task wait for ten.
 DISPATCH_INTERVAL_SECONDS = 4
-# A killed process writes no heartbeat, and its lease ends after 15 seconds: this is to be quicker than that.
+# A killed process writes no heartbeat, and its lease ends after 30 seconds: this is to be quicker than that.
 RUN_FAILURE_INTERVAL_SECONDS = 9
 # A cancelled run gives its tasks back itself; this is for one that couldn't. Each look costs Dagster a dozen
 # connections.
@@ -58,10 +59,13 @@ LAUNCH_LIMIT = 10
 
 COMPONENT = {"lead/component": "coordinator"}
 
+# A job for each row of `tags.PIPELINE_OF_WORKFLOW`: what the dispatch sensor may start.
+PIPELINE_JOBS = [content_pipeline_job]
+
 
 @sensor(
     name="dispatch_sensor",
-    jobs=[content_pipeline_job],
+    jobs=PIPELINE_JOBS,
     minimum_interval_seconds=DISPATCH_INTERVAL_SECONDS,
     default_status=DefaultSensorStatus.RUNNING,
     description="Every five seconds: recovers lost executions, plans when tasks wait and a slot is free, and "
@@ -82,7 +86,9 @@ def dispatch_sensor(context: SensorEvaluationContext, database: DatabaseResource
     reserved = control.launchable_executions(db, limit=LAUNCH_LIMIT)
     for missing in without_pipeline(reserved):
         context.log.warning("No pipeline works %s in this version: its executions are not launched.", missing)
-    requests = launch_requests(context, db, [r for r in reserved if r.workflow_type in tags.JOB_OF_WORKFLOW])
+    requests = launch_requests(
+        context, db, [r for r in reserved if r.workflow_type in tags.PIPELINE_OF_WORKFLOW]
+    )
     return SensorResult(
         run_requests=requests or None,
         skip_reason=None if requests else SkipReason(skip_reason(situation, planning, len(reserved))),
@@ -113,12 +119,22 @@ def launch_requests(
     if not reserved:
         return []
     timeout_seconds = 60 * number_setting(db, "execution_timeout_minutes")
+    requested = requested_run_keys(context.instance, [row.run_key for row in reserved])
     requests = []
     for row in reserved:
         launch = row
+        if row.run_key in requested and not row.stale:
+            continue  # Dagster would drop the request, and the tick would say nothing of why
         if row.stale:
             waiting = unfinished_run_of_execution(context.instance, row.execution_id)
-            if waiting is not None:
+            if waiting is not None and waiting.status in (
+                DagsterRunStatus.STARTING,
+                DagsterRunStatus.STARTED,
+            ):
+                # Its process should have taken the execution over within seconds: it died with its
+                # platform, or hangs. Launching again is safe: the old launch number can't start any more.
+                end_run(context.instance, waiting.run_id, "It never took its execution over.", context.log)
+            elif waiting is not None:
                 context.log.info(
                     "%s still waits in run %s (%s).", row.execution_id, waiting.run_id, waiting.status.value
                 )
@@ -140,7 +156,8 @@ def skip_reason(situation: Situation, planning: Planning, reserved: int) -> str:
     if reserved:
         return f"{reserved} reserved executions already have a run that waits to start; {sentence}"
     if situation.queued == 0:
-        return f"No task waits; {sentence}"
+        waits = "No task of an enabled type waits" if situation.disabled else "No task waits"
+        return f"{waits}; {sentence}"
     if situation.can_plan and planning.said:
         return f"{sentence}; planner: {planning.said}"
     return sentence
@@ -185,29 +202,33 @@ def coordinator_run_ended(context: RunStatusSensorContext, database: DatabaseRes
     return None
 
 
-@run_status_sensor(
-    run_status=DagsterRunStatus.FAILURE,
-    name="run_failure_sensor",
-    monitored_jobs=[content_pipeline_job, coordinator_job],
-    minimum_interval_seconds=RUN_FAILURE_INTERVAL_SECONDS,
-    default_status=DefaultSensorStatus.RUNNING,
-    description="A failed run: its execution's tasks go back into the queue and its money is settled at "
-    "once; a failed tick gives the coordinator's lease back.",
-    tags={**COMPONENT, "lead/owner": "platform"},
-)
-def run_failure_sensor(context: RunStatusSensorContext, database: DatabaseResource) -> SkipReason | None:
-    return pipeline_run_ended(context, database)
+def run_ended_sensor(
+    status: DagsterRunStatus, name: str, interval_seconds: int, description: str
+) -> SensorDefinition:
+    """A sensor on the runs of the tick and of all pipelines that end in this status."""
+    sensor_on_status = run_status_sensor(
+        run_status=status,
+        name=name,
+        monitored_jobs=[*PIPELINE_JOBS, coordinator_job],
+        minimum_interval_seconds=interval_seconds,
+        default_status=DefaultSensorStatus.RUNNING,
+        description=description,
+        tags={**COMPONENT, "lead/owner": "platform"},
+    )
+    return sensor_on_status(pipeline_run_ended)
 
 
-@run_status_sensor(
-    run_status=DagsterRunStatus.CANCELED,
-    name="run_canceled_sensor",
-    monitored_jobs=[content_pipeline_job, coordinator_job],
-    minimum_interval_seconds=RUN_CANCELED_INTERVAL_SECONDS,
-    default_status=DefaultSensorStatus.RUNNING,
-    description="A cancelled run: as for a failed one. Cancelling a run in the UI gives its tasks back to "
-    "the queue.",
-    tags={**COMPONENT, "lead/owner": "platform"},
+run_failure_sensor = run_ended_sensor(
+    DagsterRunStatus.FAILURE,
+    "run_failure_sensor",
+    RUN_FAILURE_INTERVAL_SECONDS,
+    "A failed run: its execution's tasks go back into the queue and its money is settled at once; a failed "
+    "tick gives the coordinator's lease back.",
 )
-def run_canceled_sensor(context: RunStatusSensorContext, database: DatabaseResource) -> SkipReason | None:
-    return pipeline_run_ended(context, database)
+
+run_canceled_sensor = run_ended_sensor(
+    DagsterRunStatus.CANCELED,
+    "run_canceled_sensor",
+    RUN_CANCELED_INTERVAL_SECONDS,
+    "A cancelled run: as for a failed one. Cancelling a run in the UI gives its tasks back to the queue.",
+)

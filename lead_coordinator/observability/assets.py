@@ -13,12 +13,14 @@ from dagster import (
     AssetKey,
     AssetsDefinition,
     DailyPartitionsDefinition,
+    Failure,
     MaterializeResult,
     MetadataValue,
     asset,
 )
 
 from lead_coordinator import tags
+from lead_coordinator.database.connection import Database
 from lead_coordinator.database.resource import DatabaseResource
 from lead_coordinator.metadata import markdown_table, numbers, sentences
 from lead_coordinator.observability.figures import (
@@ -47,7 +49,7 @@ days = DailyPartitionsDefinition(
     tags={"lead/component": "insight"},
 )
 def execution_metrics(context: AssetExecutionContext, database: DatabaseResource) -> MaterializeResult[None]:
-    work = execution_figures(database.db, day_of(context))
+    work = execution_figures(database.db, day_of(context, database.db))
     return MaterializeResult(metadata={**work_metadata(work), "by_hour": hours_table(work)})
 
 
@@ -62,7 +64,7 @@ def execution_metrics(context: AssetExecutionContext, database: DatabaseResource
     tags={"lead/component": "insight"},
 )
 def daily_cost_report(context: AssetExecutionContext, database: DatabaseResource) -> MaterializeResult[None]:
-    cost = cost_figures(database.db, day_of(context))
+    cost = cost_figures(database.db, day_of(context, database.db))
     return MaterializeResult(metadata={**cost_metadata(cost), "by_model": models_table(cost)})
 
 
@@ -77,7 +79,7 @@ def daily_cost_report(context: AssetExecutionContext, database: DatabaseResource
     tags={"lead/component": "insight"},
 )
 def platform_summary(context: AssetExecutionContext, database: DatabaseResource) -> MaterializeResult[None]:
-    day = day_of(context)
+    day = day_of(context, database.db)
     work, cost = execution_figures(database.db, day), cost_figures(database.db, day)
     lines = advice(work, cost)
     return MaterializeResult(
@@ -91,8 +93,30 @@ def platform_summary(context: AssetExecutionContext, database: DatabaseResource)
     )
 
 
-def day_of(context: AssetExecutionContext) -> date:
+def day_of(context: AssetExecutionContext, db: Database) -> date:
+    """The budget day of the partition. Fails where the two are days of different time zones."""
+    wrong = wrong_timezone(db)
+    if wrong is not None:
+        raise Failure(wrong, allow_retries=False)
     return date.fromisoformat(context.partition_key)
+
+
+def wrong_timezone(db: Database) -> str | None:
+    """What to set where a partition isn't a budget day; None when it is.
+
+    Partitions are defined when the code location loads, from the environment; budget days by a row.
+    """
+    row = db.row("SELECT value FROM lead.setting WHERE name = 'coordinator_timezone'")
+    if row is None:
+        return "lead.setting has no row coordinator_timezone: `lead-coordinator deploy` seeds it."
+    name = str(row["value"])
+    if name == days.timezone:
+        return None
+    return (
+        f"The reports' days are days in {days.timezone} and the budget's days are days in {name}: set "
+        f"COORDINATOR_TIMEZONE={name} and restart, or set the row coordinator_timezone of lead.setting to "
+        f"{days.timezone}."
+    )
 
 
 def work_metadata(work: ExecutionFigures) -> dict[str, Any]:

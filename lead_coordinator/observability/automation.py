@@ -26,7 +26,7 @@ from dagster import (
 from lead_coordinator import tags
 from lead_coordinator.database.connection import Database
 from lead_coordinator.database.resource import DatabaseResource
-from lead_coordinator.observability.assets import assets, days
+from lead_coordinator.observability.assets import assets, days, wrong_timezone
 
 AT_MOST_EVERY = timedelta(minutes=5)
 LOOK_EVERY_SECONDS = 59
@@ -121,6 +121,8 @@ def reports_sensor(context: SensorEvaluationContext, database: DatabaseResource)
     cursor = Cursor.read(context.cursor, datetime.now(UTC))
     work = unreported_work(database.db, cursor)
     reason = why_not(work, cursor)
+    if reason is None:
+        reason = wrong_timezone(database.db)
     if reason is not None:
         return SkipReason(reason)
     until: datetime = work["last_at"]

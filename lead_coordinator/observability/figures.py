@@ -1,5 +1,4 @@
-"""The figures of one day, from the database. Plain functions: the same day read twice gives the same
-figures.
+"""The figures of one day, from the database: the same day read twice gives the same figures.
 
 A day is a budget day: a calendar day in the coordinator's time zone (a row of `lead.setting`), so 23 or 25
 hours long twice a year. Money is exact Decimal US dollars until it is shown; durations are seconds. pandas
@@ -63,8 +62,7 @@ INNER JOIN public.workflow_orchestration AS w ON w.completed_at >= day.opens AND
 """
 )
 
-# A call belongs to the budget day on which it was reserved, which its row says; the times only narrow the
-# search.
+# A call belongs to the budget day that its row says, on which it was reserved. The times narrow the search.
 CALLS = (
     DAY
     + """
@@ -77,8 +75,7 @@ SELECT
     c.max_cost_usd,
     coalesce(c.cost_usd, 0) AS cost_usd,
     coalesce(c.input_tokens, 0) AS input_tokens,
-    coalesce(c.output_tokens, 0) AS output_tokens,
-    coalesce(c.thinking_tokens, 0) AS thinking_tokens
+    coalesce(c.output_tokens, 0) AS output_tokens
 FROM day
 INNER JOIN lead.api_call AS c
     ON c.reserved_at >= day.opens - interval '1 day' AND c.reserved_at < day.closes + interval '1 day'
@@ -110,18 +107,19 @@ INNER JOIN lead.publication AS p ON p.published_at >= day.opens AND p.published_
 class ExecutionFigures:
     """A day's work. Seconds are from submission: to the start (wait) and to the end (latency) of completed
     tasks.
+
+    `by_hour`: workflow_type, hour, completed, retried, dead_letters, latency_p50, latency_p95.
+    `success_rate`: completed ÷ (completed + dead letters); None when neither happened.
     """
 
-    by_hour: list[
-        dict[str, Any]
-    ]  # workflow_type, hour, completed, retried, dead_letters, latency_p50, latency_p95
+    by_hour: list[dict[str, Any]]
     completed: int
     retried: int
     dead_letters: int
     stalled: int
     executions: int
     executions_lost: int
-    success_rate: float | None  # completed ÷ (completed + dead letters); None when neither happened
+    success_rate: float | None
     wait_p50_seconds: float | None
     wait_p95_seconds: float | None
     latency_p50_seconds: float | None
@@ -132,13 +130,17 @@ class ExecutionFigures:
 
 @dataclass(frozen=True)
 class CostFigures:
-    """A day's money, from the calls; `ledger_*` is what the budget ledger says of the same day."""
+    """A day's money, from the calls; `ledger_*` is what the budget ledger says of the same day.
 
-    by_model: list[dict[str, Any]]  # provider, model, workflow_type, calls, failed, tokens, cost_usd
+    `by_model`: provider, model, workflow_type, calls, failed, input_tokens, output_tokens (thinking is part
+    of them, as `Usage` counts), cost_usd. `open_usd`: the worst case of calls granted and not settled yet.
+    """
+
+    by_model: list[dict[str, Any]]
     calls: int
     refused_429: int
     spent_usd: Decimal
-    open_usd: Decimal  # worst case of calls that were granted and haven't been settled
+    open_usd: Decimal
     ledger_spent_usd: Decimal
     ledger_held_usd: Decimal
     budget_limit_usd: Decimal
@@ -208,7 +210,7 @@ def cost_figures(db: Database, day: date) -> CostFigures:
     something is wrong.
     """
     columns = ["provider", "model", "workflow_type", "status", "outcome", "max_cost_usd", "cost_usd"]
-    columns += ["input_tokens", "output_tokens", "thinking_tokens"]
+    columns += ["input_tokens", "output_tokens"]
     calls = _frame(db.rows(CALLS, {"day": day}), columns)
     ledger = db.row(LEDGER, {"day": day}) or {}
     published = db.row(PUBLISHED, {"day": day}) or {}
@@ -224,7 +226,7 @@ def cost_figures(db: Database, day: date) -> CostFigures:
                 "calls": len(group),
                 "failed": int((group["outcome"].notna() & (group["outcome"] != "ok")).sum()),
                 "input_tokens": int(group["input_tokens"].sum()),
-                "output_tokens": int(group["output_tokens"].sum() + group["thinking_tokens"].sum()),
+                "output_tokens": int(group["output_tokens"].sum()),
                 "cost_usd": _sum(group["cost_usd"]),
             }
         )

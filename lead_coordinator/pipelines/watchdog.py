@@ -1,6 +1,6 @@
 """Ends a run's process that hangs, from inside, whatever its main thread does.
 
-A run that hangs loses its lease after 15 seconds: its tasks are worked elsewhere, and its old fencing number
+A run that hangs loses its lease after 30 seconds: its tasks are worked elsewhere, and its old fencing number
 keeps it from writing. But the process would still hold memory, and a signal reaches Python code only when it
 gets to run. So a thread looks every few seconds whether the event loop still turns, and whether the
 execution's time is long over.
@@ -39,21 +39,25 @@ def ended_if_hung(
     silent_seconds: float = SILENT_SECONDS,
     overtime_seconds: float = OVERTIME_SECONDS,
     look_every_seconds: float = LOOK_EVERY_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[None]:
-    """Watches the running event loop until the block ends. `timeout_at`: the end of the execution's time."""
+    """Watches the running event loop until the block ends. `timeout_at`: the end of the execution's time.
+
+    `clock`: seconds that never go back; what is silent or over is judged by it.
+    """
     loop = asyncio.get_running_loop()
     over = threading.Event()
-    turned_at = time.monotonic()
+    turned_at = clock()
     # From the wall clock to the monotonic one, once: the machine's clock may be set meanwhile.
     latest = turned_at + (timeout_at - datetime.now(UTC)).total_seconds() + overtime_seconds
 
     def turned() -> None:
         nonlocal turned_at
-        turned_at = time.monotonic()
+        turned_at = clock()
 
     def watch() -> None:
         while not over.wait(look_every_seconds):
-            now = time.monotonic()
+            now = clock()
             if now - turned_at > silent_seconds or now > latest:
                 end()
                 return

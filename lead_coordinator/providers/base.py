@@ -20,18 +20,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-Outcome = Literal[
-    "ok",
-    "rate_limited",
-    "server_error",
-    "timeout",
-    "connection_error",
-    "bad_response",
-    "client_error",
-    "auth_error",
-    "billing_stop",
-    "cancelled",
-]
+from lead_coordinator.database.calls import Outcome
 
 # An answer of the models in use is under 100 KB; what is larger is a fault or an attack.
 MAX_BODY_BYTES = 2_000_000

@@ -6,8 +6,10 @@ and talk to the sandbox whose address `up` has put into GEMINI_BASE_URL and OPEN
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+
+from pydantic import SecretStr
 
 from lead_coordinator.database.connection import AsyncDatabase
 from lead_coordinator.database.executions import Lease
@@ -31,36 +33,29 @@ def build_providers(settings: Settings) -> dict[str, Provider]:
     if sandbox or settings.gemini_api_key:
         from lead_coordinator.providers.gemini import GeminiProvider
 
-        key = (
-            SANDBOX_KEY
-            if sandbox or not settings.gemini_api_key
-            else settings.gemini_api_key.get_secret_value()
-        )
-        base_url = (
-            _sandbox_url("GEMINI_BASE_URL", settings.gemini_base_url) if sandbox else settings.gemini_base_url
-        )
-        providers["gemini"] = GeminiProvider(key, settings.gemini_model, base_url)
+        key, url = _access(sandbox, settings.gemini_api_key, settings.gemini_base_url, "GEMINI_BASE_URL")
+        providers["gemini"] = GeminiProvider(key, settings.gemini_model, url)
     if sandbox or settings.openai_api_key:
         from lead_coordinator.providers.openai import OpenAIProvider
 
-        key = (
-            SANDBOX_KEY
-            if sandbox or not settings.openai_api_key
-            else settings.openai_api_key.get_secret_value()
-        )
-        base_url = (
-            _sandbox_url("OPENAI_BASE_URL", settings.openai_base_url) if sandbox else settings.openai_base_url
-        )
-        providers["openai"] = OpenAIProvider(key, settings.openai_model, base_url)
+        key, url = _access(sandbox, settings.openai_api_key, settings.openai_base_url, "OPENAI_BASE_URL")
+        providers["openai"] = OpenAIProvider(key, settings.openai_model, url)
     return providers
 
 
 @asynccontextmanager
 async def open_gateway(
-    db: AsyncDatabase, lease: Lease, settings: Settings, policy: GatewayPolicy | None = None
+    db: AsyncDatabase,
+    lease: Lease,
+    settings: Settings,
+    policy: GatewayPolicy | None = None,
+    providers: Mapping[str, Provider] | None = None,
 ) -> AsyncIterator[Gateway]:
-    """A warm gateway for one run; closed at the end. Raises `SettingsError`, `UnknownPrice`."""
-    gateway = Gateway(db, lease, build_providers(settings), policy)
+    """A warm gateway for one run; closed at the end. Raises `SettingsError`, `UnknownPrice`.
+
+    `providers`: built before the lease began; a busy machine takes many seconds to import their SDKs.
+    """
+    gateway = Gateway(db, lease, providers or build_providers(settings), policy)
     try:
         await gateway.warm()
         yield gateway
@@ -68,10 +63,13 @@ async def open_gateway(
         await gateway.aclose()
 
 
-def _sandbox_url(variable: str, url: str | None) -> str:
+def _access(sandbox: bool, key: SecretStr | None, url: str | None, variable: str) -> tuple[str, str | None]:
+    """Key and address to use; no address means the service's own."""
+    if not sandbox and key is not None:
+        return key.get_secret_value(), url
     if url is None:
         raise SettingsError(
             f"{variable} isn't set, and without a key the sandbox provider is used: start it with "
             "`lead-coordinator up`, or name its address."
         )
-    return url
+    return SANDBOX_KEY, url

@@ -39,7 +39,6 @@ from lead_coordinator.providers import prices
 from lead_coordinator.providers.base import (
     CallRequest,
     CallResult,
-    Outcome,
     Provider,
     ProviderError,
     Usage,
@@ -294,7 +293,7 @@ class Gateway:
     async def _settle(
         self,
         grant: calls.Grant,
-        outcome: Outcome,
+        outcome: calls.Outcome,
         cost: Decimal | None,
         *,
         usage: Usage | None = None,
@@ -338,5 +337,5 @@ class Gateway:
             await self._sleep(pause * self._random.uniform(0.5, 1.5))
 
 
-def _ended(grant: calls.Grant, outcome: Outcome, reason: str) -> ProviderError:
+def _ended(grant: calls.Grant, outcome: calls.Outcome, reason: str) -> ProviderError:
     return ProviderError(grant.provider, outcome, reason, billable=True)

@@ -25,10 +25,10 @@ from google import genai
 from google.genai import errors, types
 from pydantic import BaseModel
 
+from lead_coordinator.database.calls import Outcome
 from lead_coordinator.providers.base import (
     BeforeLeaving,
     CallRequest,
-    Outcome,
     ProviderError,
     RawAnswer,
     Redactor,
@@ -91,13 +91,7 @@ class GeminiProvider:
     async def send(
         self, model: str, request: CallRequest, before_leaving: BeforeLeaving | None = None
     ) -> RawAnswer:
-        with departing(before_leaving) as departure:
-            try:
-                return await self._send(model, request)
-            except ProviderError:
-                if departure.error is not None:
-                    raise departure.error from None
-                raise
+        return await departing(before_leaving, self._send(model, request))
 
     async def _send(self, model: str, request: CallRequest) -> RawAnswer:
         config = types.GenerateContentConfig(

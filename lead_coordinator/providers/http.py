@@ -7,14 +7,16 @@ can't unfold into more than some tens of megabytes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextvars import ContextVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 
 from lead_coordinator.providers.base import MAX_BODY_BYTES, BeforeLeaving, ProviderError, Redactor
+
+T = TypeVar("T")
 
 MAX_COMPRESSED_BYTES = 64_000
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -77,13 +79,19 @@ async def _already_left() -> None:
 _departure: ContextVar[Departure | None] = ContextVar("departure", default=None)
 
 
-@contextmanager
-def departing(before_leaving: BeforeLeaving | None) -> Iterator[Departure]:
-    """Inside, a request of a `capped_client` awaits `before_leaving` before it is written."""
+async def departing(before_leaving: BeforeLeaving | None, sending: Awaitable[T]) -> T:
+    """Awaits `sending`, whose request through a `capped_client` awaits `before_leaving` before it is written.
+
+    Where `before_leaving` failed, its own error is raised instead of the `ProviderError` made of it.
+    """
     departure = Departure(before_leaving)
     token = _departure.set(departure)
     try:
-        yield departure
+        return await sending
+    except ProviderError:
+        if departure.error is not None:
+            raise departure.error from None
+        raise
     finally:
         _departure.reset(token)
 

@@ -19,10 +19,10 @@ from lead_coordinator.errors import (
     RateLimited,
     TaskError,
 )
-from lead_coordinator.providers.base import CallRequest, Outcome, ProviderError, RawAnswer
+from lead_coordinator.providers.base import CallRequest, ProviderError, RawAnswer
 
 # A key, an account or a request that was refused is refused the second time too.
-_NOT_AGAIN: frozenset[Outcome] = frozenset({"auth_error", "billing_stop", "client_error"})
+_NOT_AGAIN: frozenset[calls.Outcome] = frozenset({"auth_error", "billing_stop", "client_error"})
 
 
 @dataclass(frozen=True)

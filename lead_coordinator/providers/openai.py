@@ -23,10 +23,10 @@ from openai import AsyncOpenAI
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion
 
+from lead_coordinator.database.calls import Outcome
 from lead_coordinator.providers.base import (
     BeforeLeaving,
     CallRequest,
-    Outcome,
     ProviderError,
     RawAnswer,
     Redactor,
@@ -83,13 +83,7 @@ class OpenAIProvider:
     async def send(
         self, model: str, request: CallRequest, before_leaving: BeforeLeaving | None = None
     ) -> RawAnswer:
-        with departing(before_leaving) as departure:
-            try:
-                return await self._send(model, request)
-            except ProviderError:
-                if departure.error is not None:
-                    raise departure.error from None
-                raise
+        return await departing(before_leaving, self._send(model, request))
 
     async def _send(self, model: str, request: CallRequest) -> RawAnswer:
         arguments: dict[str, Any] = {

@@ -24,6 +24,7 @@ NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 BUSY = Situation(
     queued=14,
     deferred=0,
+    disabled=0,
     slots_busy=3,
     slots=3,
     budget_used=Decimal(431),
@@ -49,11 +50,18 @@ def test_the_reason_says_budget_tasks_and_slots_in_numbers():
         "budget 431 of 500 USD held or spent; 0 of 14 waiting tasks fit; 3 of 3 slots busy"
     )
     assert replace(BUSY, deferred=2).nothing_fits().endswith("; 2 deferred")
+    assert replace(BUSY, disabled=4).nothing_fits().endswith("; 4 more wait for a disabled type")
 
 
 @pytest.mark.parametrize(
     ("situation", "can_plan"),
-    [(BUSY, False), (FREE, True), (replace(FREE, queued=0), False), (replace(BUSY, slots_busy=4), False)],
+    [
+        (BUSY, False),
+        (FREE, True),
+        (replace(FREE, queued=0), False),
+        (replace(FREE, queued=0, disabled=4), False),
+        (replace(BUSY, slots_busy=4), False),
+    ],
 )
 def test_the_planner_is_asked_only_when_tasks_wait_and_a_slot_is_free(situation: Situation, can_plan: bool):
     assert situation.can_plan is can_plan
@@ -121,6 +129,7 @@ class TestPlanning:
     ("situation", "said", "reserved", "expected"),
     [
         (replace(FREE, queued=0), "", 0, "No task waits; budget 431 of 500"),
+        (replace(FREE, queued=0, disabled=4), "", 0, "No task of an enabled type waits; budget 431 of 500"),
         (BUSY, "old news", 0, "3 of 3 slots busy"),
         (FREE, "gemini is closed", 0, "; planner: gemini is closed"),
         (FREE, "", 2, "2 reserved executions already have a run that waits to start"),

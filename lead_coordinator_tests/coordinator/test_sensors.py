@@ -149,6 +149,16 @@ class TestDispatch:
         dispatch(second.cursor)
         assert db.row("SELECT count(*) AS decisions FROM lead.tick") == {"decisions": 2}
 
+    def test_a_task_of_a_disabled_type_never_makes_it_ask_the_planner(
+        self, db: Database, submit: Submit, dispatch: Callable[..., SensorResult]
+    ):
+        db.execute("INSERT INTO public.task_queue (task_type, payload) VALUES ('seo_analysis', '{}')")
+        assert "No task of an enabled type waits" in said(dispatch())
+        assert "0 of 0 waiting tasks fit; 0 of 3 slots busy; 1 more wait for a disabled" in said(dispatch())
+        assert db.row("SELECT count(*) AS decisions FROM lead.tick") == {"decisions": 0}
+        submit(1)
+        assert len(dispatch().run_requests or []) == 1, "what may run isn't kept from it"
+
     def test_an_execution_that_never_started_is_launched_under_the_next_number(
         self, db: Database, submit: Submit, dispatch: Callable[..., SensorResult]
     ):
@@ -272,3 +282,30 @@ class TestRunStatus:
         assert coordinator_state(db) == "ERROR_RECOVERY"
         errors = db.rows("SELECT error_message FROM lead.error_log")
         assert "the process was killed" in errors[0]["error_message"]
+
+
+def test_a_request_that_dagster_has_taken_is_not_repeated_and_the_tick_says_so(
+    submit: Submit, dispatch: Callable[..., SensorResult], add_run: AddRun
+):
+    submit(1)
+    (key,) = run_keys(dispatch())
+    add_run("content_pipeline_job", DagsterRunStatus.STARTING, {"dagster/run_key": key})
+    result = dispatch()
+    assert run_keys(result) == []
+    assert said(result).startswith("1 reserved executions already have a run that waits to start")
+
+
+@pytest.mark.parametrize("status", [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED])
+def test_a_run_that_began_and_never_took_over_does_not_keep_its_batch_waiting(
+    db: Database,
+    submit: Submit,
+    dispatch: Callable[..., SensorResult],
+    add_run: AddRun,
+    status: DagsterRunStatus,
+):
+    submit(1)
+    (key,) = run_keys(dispatch())
+    execution_id = key.partition(":")[0]
+    add_run(tags.CONTENT_JOB, status, {tags.EXECUTION_ID: execution_id, "dagster/run_key": key})
+    make_stale(db)
+    assert run_keys(dispatch()) == [f"{execution_id}:2"]

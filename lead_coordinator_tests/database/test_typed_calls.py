@@ -124,7 +124,7 @@ async def test_a_batch_from_plan_to_publication(db: Database, async_db: AsyncDat
     lease, (one, two) = execution.lease, execution.tasks
     assert execution.workflow_type == "content_pipeline"
     assert execution.item_cost_limit_usd == Decimal("0.09")
-    assert execution.heartbeat_seconds == 5
+    assert execution.heartbeat_seconds == 10
     assert execution.timeout_at > execution.lease_expires_at
     assert {task.payload["title"] for task in execution.tasks} == {"Article 0", "Article 1"}
     assert one.attempt == 1

@@ -20,7 +20,7 @@ from lead_coordinator.database.resource import DatabaseResource
 from lead_coordinator.definitions import defs
 from lead_coordinator.observability.assets import assets, days
 from lead_coordinator.observability.automation import AT_MOST_EVERY, Cursor, reports_sensor, why_not
-from lead_coordinator_tests.observability.rows import add_attempt, add_call, add_execution
+from lead_coordinator_tests.observability.rows import add_attempt, add_call, add_execution, set_timezone
 
 NOW = datetime.now(UTC)
 TODAY = NOW.date()
@@ -72,7 +72,7 @@ def test_the_day_s_figures_are_shown_as_numbers_with_units(
     assert found["daily_cost_report"]["spend_usd"] == 0.0025
     assert found["daily_cost_report"]["ledger_difference_usd"] == 0
     assert (
-        "| gemini | model | content_pipeline | 1 | 0 | 900 | 730 | 0.0025 |"
+        "| gemini | model | content_pipeline | 1 | 0 | 900 | 700 | 0.0025 |"
         in (found["daily_cost_report"]["by_model"])
     )
     assert "0.0025 of 500.00 USD" in found["platform_summary"]["summary"]
@@ -90,6 +90,32 @@ def test_a_day_without_work_can_be_reported(instance: DagsterInstance, database:
     found = shown(instance, database, "2026-03-01")
     assert found["execution_metrics"]["tasks_completed"] == 0
     assert found["daily_cost_report"]["spend_usd"] == 0
+
+
+def test_a_partition_that_is_no_budget_day_is_refused_and_says_what_to_set(
+    instance: DagsterInstance, database: DatabaseResource, db: Database
+):
+    set_timezone(db, "Asia/Tokyo")
+    add_attempt(db, created=NOW, took=1)
+    result = materialize(
+        assets,
+        partition_key="2026-11-24",
+        instance=instance,
+        resources={"database": database},
+        raise_on_error=False,
+    )
+    assert not result.success
+    failed = [event.step_failure_data.user_failure_data for event in result.get_step_failure_events()]
+    assert {failure.label for failure in failed if failure} == {"intentional-failure"}
+    said = [failure.description or "" for failure in failed if failure]
+    assert said
+    assert all(
+        "days in UTC" in one and "set COORDINATOR_TIMEZONE=Asia/Tokyo and restart" in one for one in said
+    )
+    with build_sensor_context(resources={"database": database}) as context:
+        skipped = reports_sensor(context)
+    assert isinstance(skipped, SkipReason)
+    assert "set COORDINATOR_TIMEZONE=Asia/Tokyo" in (skipped.skip_message or "")
 
 
 def test_the_reports_follow_articles_and_executions():

@@ -115,7 +115,7 @@ class TestCosts:
         cost = cost_figures(db, DAY)
         shown = [(row["provider"], row["calls"], row["failed"], row["cost_usd"]) for row in cost.by_model]
         assert shown == [("gemini", 2, 1, Decimal("0.03")), ("openai", 1, 1, Decimal(0))]
-        assert cost.by_model[0]["output_tokens"] == 2 * (700 + 30), "thinking tokens are paid as output"
+        assert cost.by_model[0]["output_tokens"] == 2 * 700, "thinking tokens are part of the output tokens"
         assert cost.refused_429 == 1
 
     def test_open_calls_are_held_and_released_ones_never_were(self, db: Database):

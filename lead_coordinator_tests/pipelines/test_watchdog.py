@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 
 from lead_coordinator.pipelines.watchdog import ended_if_hung
@@ -39,21 +38,39 @@ def test_a_run_long_after_its_timeout_is_ended_although_its_loop_turns():
     asyncio.run(work())
 
 
+class Clock:
+    """Stands still until a test moves it; tells when the event loop has read it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.read_by_loop = asyncio.Event()
+        self._loop_thread = threading.get_ident()
+
+    def __call__(self) -> float:
+        if threading.get_ident() == self._loop_thread:
+            self.read_by_loop.set()
+        return self.now
+
+
 def test_a_loop_that_turns_is_left_alone():
-    ended = threading.Event()
-    looks = 0
+    """Never silent for 30 s at a time, though the whole takes many times that long."""
 
     async def work() -> None:
-        nonlocal looks
-        with ended_if_hung(now_and(3600), end=ended.set, silent_seconds=30, look_every_seconds=0.01):
-            began = time.monotonic()
-            while time.monotonic() - began < 0.2:
-                await asyncio.sleep(0.01)
-                looks += 1
+        clock, loop = Clock(), asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def end() -> None:
+            loop.call_soon_threadsafe(ended.set)
+            loop.call_soon_threadsafe(clock.read_by_loop.set)
+
+        with ended_if_hung(now_and(3600), end=end, silent_seconds=30, look_every_seconds=0.001, clock=clock):
+            for _ in range(10):
+                clock.read_by_loop.clear()
+                await asyncio.wait_for(clock.read_by_loop.wait(), timeout=30)
+                assert not ended.is_set(), "a run that works must not be ended"
+                clock.now += 29
 
     asyncio.run(work())
-    assert looks > 0
-    assert not ended.is_set()
 
 
 def test_nothing_is_left_watching_afterwards():

@@ -7,8 +7,6 @@ import pytest
 from lead_coordinator.errors import InvalidInput, StaleLease
 from lead_coordinator_tests.sql.play import Play, Run
 
-pytestmark = pytest.mark.every_server
-
 
 @pytest.fixture
 def run(play: Play) -> Run:

@@ -106,7 +106,7 @@ def test_a_reservation_that_makes_no_records_is_released(play: Play) -> None:
 def test_a_lease_ends_what_an_old_run_may_do(play: Play) -> None:
     (task_id,) = play.submit()
     old = play.run_started()
-    play.pass_time(seconds=20)
+    play.pass_time(seconds=31)
     recovered = play.call("recover_executions", current_time=play.now)
     assert (recovered["requeued"], recovered["parked"]) == (1, 0)
     assert play.task(task_id)["stalls"] == 1
@@ -173,12 +173,12 @@ def test_a_task_lost_with_three_runs_is_parked_and_goes_alone_before(play: Play)
     (innocent,) = play.submit(priority=10)
     for stalls in (1, 2):
         run = play.run_started()
-        play.pass_time(seconds=20)
+        play.pass_time(seconds=31)
         play.call("recover_executions", current_time=play.now)
         assert play.task(poison)["stalls"] == stalls
     run = play.run_started()
     assert run.task_ids == [poison], "after two stalls a task takes no other along"
-    play.pass_time(seconds=20)
+    play.pass_time(seconds=31)
     assert play.call("recover_executions", current_time=play.now)["parked"] == 1
     assert play.task(poison)["status"] == "dead_letter"
     assert play.task(innocent)["status"] == "queued"
@@ -319,7 +319,7 @@ def test_five_lost_runs_open_the_pipelines_breaker_and_a_probe_closes_it(play: P
     play.submit()
     for _ in range(5):
         play.run_started()
-        play.pass_time(seconds=20)
+        play.pass_time(seconds=31)
         play.call("recover_executions", current_time=play.now)
     assert play.breaker("pipeline:content_pipeline")["state"] == "open"
     assert "circuit breaker is open" in str(play.decide())

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from lead_coordinator.errors import InvalidInput, NotFound, TypeDisabled
 from lead_coordinator_tests.sql.play import NOON, Play
 
-pytestmark = pytest.mark.every_server
-
 
 def test_a_bare_insert_of_what_has_no_default_is_a_task(play: Play) -> None:
     row = play.db.row(

@@ -2,7 +2,7 @@
 
 The run takes its execution over first thing (`start_execution`), works the batch, and ends. A task that
 fails is the queue's business and doesn't fail the run: the run fails only when the batch itself couldn't be
-worked. Whatever happens to the process, the database gets the work back: the lease ends 15 seconds after the
+worked. Whatever happens to the process, the database gets the work back: the lease ends 30 seconds after the
 last heartbeat.
 
 What may happen:
@@ -79,7 +79,7 @@ class ContentBatchConfig(Config):
     )
 
 
-@multi_asset(name="work_content_batch", specs=[articles_spec])
+@multi_asset(name=tags.CONTENT_OP, specs=[articles_spec])
 def work_content_batch(
     context: AssetExecutionContext, config: ContentBatchConfig, database: DatabaseResource
 ) -> Iterator[MaterializeResult[None]]:
@@ -112,11 +112,13 @@ async def work(
     """
     from lead_coordinator.pipelines.content.site import StaticSite
     from lead_coordinator.pipelines.content.worker import process_memory_mb, run_batch
-    from lead_coordinator.providers.factory import open_gateway
+    from lead_coordinator.providers.factory import build_providers, open_gateway
 
+    # Before the lease begins: importing the SDKs keeps the loop, and with it the heartbeat, for seconds.
+    providers = build_providers(settings)
     async with AsyncDatabase(url) as db:
         execution = await start_execution(
-            db, config.execution_id, config.launch_number, context.run_id, memory_mb=process_memory_mb()
+            db, config.execution_id, config.launch_number, context.run.run_id, memory_mb=process_memory_mb()
         )
         context.log.info(
             f"{config.execution_id}: {len(execution.tasks)} tasks, until {execution.timeout_at}."
@@ -124,7 +126,7 @@ async def work(
         with ended_if_hung(execution.timeout_at):
             return await run_batch(
                 db,
-                lambda db, lease: open_gateway(db, lease, settings),
+                lambda db, lease: open_gateway(db, lease, settings, providers=providers),
                 execution,
                 StaticSite(settings.site_dir, settings.site_url),
                 lambda event: tell(context, event),

@@ -122,6 +122,17 @@ class BatchReport:
     def duration_seconds(self) -> float:
         return 0.0 if self.ended_at is None else (self.ended_at - self.started_at).total_seconds()
 
+    @property
+    def written(self) -> list[PublishedArticle]:
+        """The articles that this run wrote: without those that an earlier one had published."""
+        return [article for article in self.articles if not article.recovered]
+
+    @property
+    def cost_per_article_usd(self) -> Decimal | None:
+        """Mean cost of what this run wrote; None when it wrote nothing."""
+        new = self.written
+        return sum((article.cost_usd for article in new), Decimal(0)) / len(new) if new else None
+
     def execution_status(self) -> Literal["completed", "failed", "cancelled"]:
         """How the execution ends: failed where its tasks failed by themselves and none succeeded.
 
@@ -153,10 +164,10 @@ class BatchReport:
             "peak_memory_mb": self.peak_memory_mb,
         }
         values |= {f"provider_calls_{name}": count for name, count in sorted(self.calls_by_provider.items())}
-        new = [article for article in self.articles if not article.recovered]
-        if new:
+        new, each = self.written, self.cost_per_article_usd
+        if each is not None:
             values["score_mean"] = round(fmean(article.score for article in new), 1)
-            values["cost_per_article_usd"] = float(sum(article.cost_usd for article in new) / len(new))
+            values["cost_per_article_usd"] = float(each)
             seconds = sorted(article.seconds for article in new)
             cuts = quantiles(seconds, n=20, method="inclusive") if len(seconds) > 1 else seconds * 19
             values["article_seconds_p50"] = round(cuts[9], 3)
@@ -165,9 +176,11 @@ class BatchReport:
 
     def output(self) -> dict[str, Any]:
         """The totals as the execution keeps them; money stays exact."""
+        each = self.cost_per_article_usd
         return {
             **self.metadata(),
             "spend_usd": self.cost_usd,
+            **({} if each is None else {"cost_per_article_usd": each}),
             "articles": [{"task_id": a.task_id, "slug": a.slug, "url": a.url} for a in self.articles],
             "failures": self.failure_rows(),
         }

@@ -1,10 +1,12 @@
 """The static site: a folder that any web server can serve, and a person can open.
 
-    index.html             the newest hundred articles page/1.html …          all older ones, a hundred a
-    page; page 1 is the oldest, so a full page never changes again articles/<slug>.html   an article, and its
-    Markdown beside it feed.xml               Atom, the latest fifty sitemap.xml            every page; past
-    50,000 an index of sitemap-1.xml … sites/<name>/          the same again for every other site than the
-    main one
+    index.html             the newest hundred articles
+    page/1.html …          all older ones, a hundred a page; page 1 is the oldest, so a full page never
+                           changes again
+    articles/<slug>.html   an article, and its Markdown beside it
+    feed.xml               Atom, the latest fifty
+    sitemap.xml            every page; past 50,000 an index of sitemap-1.xml …
+    sites/<name>/          the same again for every other site than the main one
 
 Many processes publish at once. An article is written by whoever holds its lock; a page is replaced whole.
 Index, feed and sitemap are made by one process at a time from rows that are read *while it holds the lock*:

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 # A step waits for a slot, then for an answer (p95 of real providers: 15 s). With less left it isn't started.
 STEP_SECONDS = 20.0
 # To give back what isn't done before the execution's timeout.
+# What a heartbeat may take that comes after its time, in seconds.
+LAST_BEAT_SECONDS = 5.0
 FINISH_SECONDS = 5.0
 MAX_CONCURRENCY = 50
 MAX_REASON = 2000
@@ -191,11 +193,13 @@ class _Batch:
             memory_mb = process_memory_mb()
             self._report.peak_memory_mb = max(self._report.peak_memory_mb, memory_mb)
             try:
-                async with asyncio.timeout(max(0.0, (self._lease_expires_at - self._now()).total_seconds())):
+                left = (self._lease_expires_at - self._now()).total_seconds()
+                # A loop that came late asks all the same: while nobody took over, the lease is still ours.
+                async with asyncio.timeout(max(LAST_BEAT_SECONDS, left)):
                     beat = await executions.heartbeat_execution(self._db, self._lease, memory_mb=memory_mb)
             except (DatabaseUnavailable, TimeoutError) as error:
                 if self._now() >= self._lease_expires_at:
-                    raise StaleLease("the lease ran out: the database can't be reached") from None
+                    raise StaleLease("the lease ran out without an answer from the database") from None
                 self._tell("database", f"heartbeat: {error or 'no answer'}")
                 pause = min(1.0, self._execution.heartbeat_seconds)
                 continue

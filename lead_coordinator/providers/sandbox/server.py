@@ -98,13 +98,22 @@ class Sandbox:
     async def _serve(
         self, request: Request, provider: str, key: str | None, model: str, read: Callable[[object], Question]
     ) -> Response:
+        body: object
+        try:
+            body = await _json_body(request)
+        except BadRequest as error:
+            body = error
+        # A request has arrived when it is whole: from here to the window nothing waits, so arrivals come to
+        # the window in their order, without which it couldn't be exact.
         call = _Call(provider, model, arrived=time.monotonic())
         self.log.arrived(provider, call.arrived)
         wire = _WIRES[provider]
         if key is None or key.startswith("invalid"):
             return await self._refuse(call, wire.bad_key(missing=key is None))
         try:
-            asked = read(await _json_body(request))
+            if isinstance(body, BadRequest):
+                raise body
+            asked = read(body)
             call.model = asked.model
         except BadRequest as error:
             return await self._refuse(call, wire.refused(error))
@@ -225,6 +234,7 @@ class Sandbox:
         self.model.cache.clear()
         for window in self.windows.values():
             window.clear()
+        self._asked = 0
         return JSONResponse({"ok": True})
 
 

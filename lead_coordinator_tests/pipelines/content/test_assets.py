@@ -37,8 +37,9 @@ def caller(monkeypatch: pytest.MonkeyPatch) -> ScriptedCaller:
     scripted = ScriptedCaller()
     monkeypatch.setattr(
         "lead_coordinator.providers.factory.open_gateway",
-        lambda db, lease, settings: scripted.open(db, lease),
+        lambda db, lease, settings, **_: scripted.open(db, lease),
     )
+    monkeypatch.setattr("lead_coordinator.providers.factory.build_providers", lambda settings: {})
     return scripted
 
 

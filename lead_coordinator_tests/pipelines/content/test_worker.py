@@ -113,6 +113,15 @@ async def test_a_batch_becomes_articles(db: Database, async_db: AsyncDatabase, s
     assert (report.published, report.failed, report.given_back) == (3, 0, 0)
     assert report.cost_usd == Decimal("0.00333")
     assert report.calls == 9
+    output = report.output()
+    assert (output["spend_usd"], output["cost_per_article_usd"]) == (Decimal("0.00333"), Decimal("0.00111"))
+    assert all(isinstance(output[name], Decimal) for name in ("spend_usd", "cost_per_article_usd"))
+    kept = db.row(
+        "SELECT (output_result ->> 'cost_per_article_usd')::numeric AS each FROM workflow_orchestration "
+        "WHERE execution_id = %s",
+        [execution.lease.execution_id],
+    )
+    assert kept == {"each": Decimal("0.00111")}, "money is kept as exactly as it was counted"
     metadata = report.metadata()
     assert metadata["articles_published"] == 3
     assert metadata["provider_calls"] == 9

@@ -1,0 +1,1 @@
+"""The `lead-coordinator` command. Nothing here is imported by the other rooms."""
