@@ -5,7 +5,7 @@
 -- Re-runnable on a live, filled database: what exists is left alone, so no lock is taken that a claim would wait for.
 -- Everything runs in one transaction: an error leaves nothing changed and makes psql exit with a code other than zero.
 --
--- public   the tables and functions that outside callers rely on (SQL_CONTRACT.md)
+-- public   the tables and functions that outside callers rely on
 -- lead     everything of our own; never exposed over REST
 \set ON_ERROR_STOP on
 BEGIN;
@@ -26,19 +26,21 @@ $$;
 -- lead_application may call functions and read tables; lead_dashboard may only read.
 DO $$
 DECLARE
-    wanted text;
-    may_create boolean;
+    v_missing text[] := ARRAY(
+        SELECT w.role_name
+        FROM unnest(ARRAY['anon', 'authenticated', 'service_role', 'lead_application', 'lead_dashboard']) AS w (role_name)
+        WHERE NOT EXISTS (SELECT 1 FROM pg_roles AS r WHERE r.rolname = w.role_name)
+    );
+    v_role text;
 BEGIN
-    SELECT r.rolsuper OR r.rolcreaterole INTO may_create FROM pg_roles AS r WHERE r.rolname = current_user;
-    FOREACH wanted IN ARRAY ARRAY['anon', 'authenticated', 'service_role', 'lead_application', 'lead_dashboard'] LOOP
-        CONTINUE WHEN EXISTS (SELECT 1 FROM pg_roles AS r WHERE r.rolname = wanted);
-        IF NOT may_create THEN
-            RAISE EXCEPTION 'role % is missing and % may not create roles: run CREATE ROLE % NOLOGIN as an administrator, then deploy again',
-                wanted, current_user, quote_ident(wanted)
-                USING ERRCODE = 'insufficient_privilege';
-        END IF;
+    IF cardinality(v_missing) > 0 AND NOT (SELECT r.rolsuper OR r.rolcreaterole FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+        RAISE EXCEPTION 'roles are missing and % may not create them: run as an administrator, then deploy again: %', current_user,
+            (SELECT string_agg(format('CREATE ROLE %I NOLOGIN;', m.role_name), ' ') FROM unnest(v_missing) AS m (role_name))
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    FOREACH v_role IN ARRAY v_missing LOOP
         BEGIN
-            EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+            EXECUTE format('CREATE ROLE %I NOLOGIN', v_role);
         EXCEPTION
             -- Roles belong to the cluster: another database of it may be deployed at the same moment.
             WHEN duplicate_object OR unique_violation THEN NULL;
@@ -811,8 +813,8 @@ INSERT INTO lead.setting (name, value, minimum, maximum, unit, description) VALU
 ('coordinator_timezone', 'UTC', NULL, NULL, 'time zone', 'Budget days, business and peak hours are counted in it'),
 ('scratch_database', 'false', NULL, NULL, 'boolean', 'true on a database for tests and simulation: any p_current_time is accepted'),
 ('clock_tolerance_seconds', '300', 1, 86400, 'seconds', 'How far p_current_time may be off on a production database'),
-('heartbeat_seconds', '5', 1, 300, 'seconds', 'A run reports this often'),
-('lease_seconds', '15', 3, 900, 'seconds', 'A lease ends this long after the last heartbeat: three missed beats'),
+('heartbeat_seconds', '10', 1, 300, 'seconds', 'A run reports this often'),
+('lease_seconds', '30', 3, 900, 'seconds', 'A lease ends this long after the last heartbeat: three missed beats'),
 ('launch_timeout_seconds', '120', 10, 3600, 'seconds', 'An execution that has not started after this may be launched again'),
 ('reservation_seconds', '60', 5, 3600, 'seconds', 'A reserved plan without execution records is released after this'),
 ('starvation_minutes', '30', 1, 10080, 'minutes', 'A task that waits this long gets starvation_points'),

@@ -692,6 +692,10 @@ BEGIN
         'generated_at', p_current_time,
         'coordinator_state', (SELECT c.state FROM lead.coordinator AS c),
         'queue', v_queue,
+        'enabled_types', (
+            SELECT coalesce(jsonb_agg(p.task_type ORDER BY p.task_type) FILTER (WHERE p.enabled), '[]')
+            FROM lead.workflow_policy AS p
+        ),
         'totals', v_totals,
         'executions', v_executions || jsonb_build_object(
             'max_concurrent', lead.setting_number('max_concurrent_workflows')::integer,
@@ -853,7 +857,9 @@ BEGIN
         GROUP BY GROUPING SETS ((h.workflow_type), ())
     ), hourly AS (
         SELECT h.execution_date, h.hour_of_day, jsonb_build_object(
-            'hour', h.execution_date + make_interval(hours => h.hour_of_day), 'total', sum(h.total_executions),
+            'hour', (h.execution_date + make_interval(hours => h.hour_of_day))
+                AT TIME ZONE lead.setting_text('coordinator_timezone'),
+            'total', sum(h.total_executions),
             'failed', sum(h.failed_executions), 'cost_usd', sum(h.total_cost), 'items', sum(h.content_items_processed)
         ) AS figures
         FROM hours AS h
