@@ -2831,7 +2831,7 @@ AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM lead.check_name('p_site', p_site);
-    PERFORM lead.check_range('p_limit', p_limit, 1, 100000);
+    PERFORM lead.check_range('p_limit', p_limit, 1, 1000000);
     RETURN QUERY
     SELECT p.id, p.task_id, p.slug, p.title, p.url, p.published_at, p.details
     FROM lead.publication AS p

@@ -67,7 +67,7 @@ def fill(url: str) -> Filled:
     play.fail(run, third, "task_error")
     play.finish(run)
     # One is lost with its run, one is timed out, one is called off.
-    for seconds, ending in ((20, None), (301, None), (1, "cancelled")):
+    for seconds, ending in ((31, None), (301, None), (1, "cancelled")):
         play.submit(2)
         run = play.run_started()
         if ending:
