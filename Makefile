@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --constra
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo up test check format fingerprints python
+.PHONY: help demo up test check format fingerprints bench python
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -35,6 +35,9 @@ format: $(VENV)/.installed-dev ## Format the Python files and sort their imports
 fingerprints: $(VENV)/.installed-dev ## Write what sql/ defines into sql/testing-suite.sql, after a change to it
 	$(BIN)/python -m lead_coordinator_tests.database.expected_objects
 
+bench: $(VENV)/.installed-bench ## Measure the control plane against other queues into benchmarks/RESULTS.md (half an hour)
+	$(BIN)/python -m benchmarks
+
 # Which Python the environment is made with.
 python:
 	@echo '$(PYTHON)'
@@ -47,6 +50,11 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml setup.py constraints.txt $(BIN)/python
 	@echo "Installing the platform and its development tools into $(VENV) (once; about a minute) …"
 	@$(INSTALL) '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: pyproject.toml setup.py constraints.txt $(BIN)/python
+	@echo "Installing the platform and the queues it is compared with into $(VENV) (once; about a minute) …"
+	@$(INSTALL) '.[bench]'
 	@touch $@ $(VENV)/.installed
 
 # Debian splits venv off from Python. Where it is missing, a pip that is there anyway can fill an empty environment.

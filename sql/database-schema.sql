@@ -86,7 +86,24 @@ $$;
 -- with, and finds them; the next deployment drops them.
 CREATE OR REPLACE FUNCTION lead.outgoing_functions() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY['lead.claim_tasks(text, text, integer, timestamp with time zone)'];
+RETURN ARRAY[
+    'lead.claim_tasks(text, text, integer, timestamp with time zone)',
+    'lead.pick_tasks(text, integer, timestamp with time zone)'
+];
+
+-- One static score a task, so that ranking writes nothing. Ageing is added where tasks are claimed, by probing the same
+-- index twice (see lead.pick_from_lane). score = base priority, up to 15 points for value (3 ln(1 + dollars)), up to 10 less for what
+-- it will cost (3 ln(1 + 10 dollars)), up to 5 more or less for the predicted chance of success; 0 to 100.
+CREATE OR REPLACE FUNCTION lead.static_score(
+    p_priority_base integer, p_value_usd numeric, p_predicted_success_rate numeric, p_estimated_cost numeric
+) RETURNS smallint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN least(100, greatest(0,
+    p_priority_base
+    + least(15, floor(3 * ln((1 + coalesce(p_value_usd, 0))::double precision))::integer)
+    - least(10, floor(3 * ln((1 + 10 * coalesce(p_estimated_cost, 0))::double precision))::integer)
+    + coalesce(round(10 * (p_predicted_success_rate - 0.5))::integer, 0)
+))::smallint;
 
 -- Bringing an older deployment forward ---------------------------------------------------------------------------------
 -- What CREATE … IF NOT EXISTS can't do: change what is there. Each step looks before it acts, so that it is done once, also if
@@ -116,7 +133,9 @@ BEGIN
         -- Whatever began later than this may be unseen by the two statements after it.
         PERFORM set_config('lead.forward_since', pg_snapshot_xmin(pg_current_snapshot())::text, true);
         INSERT INTO lead.ready (task_type, lane, score, queued_at, task_id)
-        SELECT t.task_type, coalesce(t.tenant, ''), t.score, t.queued_at, t.id FROM lead.task AS t WHERE t.status = 'queued';
+        SELECT t.task_type, coalesce(t.tenant, ''),
+            lead.static_score(t.priority_base, t.value_usd, t.predicted_success_rate, t.estimated_cost), t.queued_at, t.id
+        FROM lead.task AS t WHERE t.status = 'queued';
         INSERT INTO lead.due (due_at, task_id)
         SELECT t.deferred_until, t.id FROM lead.task AS t WHERE t.status = 'deferred' AND t.deferred_until IS NOT NULL;
         CREATE UNIQUE INDEX ready_in_order ON lead.ready (task_type, lane, score DESC, queued_at, task_id);
@@ -126,6 +145,7 @@ BEGIN
         -- since 0.2.0
         ('lead.workflow_policy', 'mode', 'text NOT NULL DEFAULT ''open'' CHECK (mode IN (''open'', ''paused'', ''draining''))'),
         ('lead.queue_depth_delta', 'lane', 'text NOT NULL DEFAULT '''''),
+        ('lead.queue_depth_delta', 'score', 'smallint'),
         ('lead.api_call', 'tenant', 'text'),
         ('lead.deployment', 'fingerprint', 'text'),
         ('public.workflow_orchestration', 'is_external', 'boolean NOT NULL DEFAULT false'),
@@ -140,6 +160,29 @@ BEGIN
     ), steps (place, relation, is_needed, statement) AS (
         SELECT 10, m.relation, true, format('ALTER TABLE %s ADD COLUMN %I %s', m.relation, m.name, m.definition) FROM missing AS m
         UNION ALL
+        -- 0.2.0: what a task will cost is part of its score. Before PostgreSQL 17 the column has to be made anew, and the view on it.
+        SELECT x.place, 'lead.task', d.is_old, x.statement
+        FROM (
+            SELECT bool_or(pg_get_expr(a.adbin, a.adrelid) NOT LIKE '%estimated_cost%') AS is_old
+            FROM pg_attrdef AS a
+            INNER JOIN pg_attribute AS c ON c.attrelid = a.adrelid AND c.attnum = a.adnum
+            WHERE a.adrelid = to_regclass('lead.task') AND c.attname = 'score'
+        ) AS d
+        CROSS JOIN LATERAL (
+            SELECT e.expression, current_setting('server_version_num')::integer >= 170000 AS can_change
+            FROM (VALUES ('lead.static_score(priority_base, value_usd, predicted_success_rate, estimated_cost)')) AS e (expression)
+        ) AS e
+        CROSS JOIN LATERAL (VALUES
+            (5, CASE WHEN e.can_change THEN format('ALTER TABLE lead.task ALTER COLUMN score SET EXPRESSION AS (%s)', e.expression) END),
+            -- The second file makes it anew; until then nothing seems to starve.
+            (5, CASE WHEN NOT e.can_change THEN 'CREATE OR REPLACE FUNCTION lead.oldest_queued(p_task_type text) RETURNS timestamptz
+                LANGUAGE sql AS ''SELECT NULL::timestamptz''' END),
+            (5, CASE WHEN NOT e.can_change THEN 'DROP VIEW public.task_queue' END),
+            (6, CASE WHEN NOT e.can_change THEN format(
+                'ALTER TABLE lead.task DROP COLUMN score, ADD COLUMN score smallint NOT NULL GENERATED ALWAYS AS (%s) STORED', e.expression) END),
+            (7, 'DROP FUNCTION IF EXISTS lead.static_score(integer, numeric, numeric)')
+        ) AS x (place, statement)
+        UNION ALL
         -- 0.2.0: a tenant's tasks are counted in its own lane.
         SELECT 11, 'lead.task', EXISTS (SELECT 1 FROM missing AS m WHERE m.name = 'lane'),
             'INSERT INTO lead.queue_depth_delta (task_type, lane, status, tasks)
@@ -147,8 +190,15 @@ BEGIN
             FROM lead.task AS t CROSS JOIN LATERAL (VALUES (t.tenant, 1), ('''', -1)) AS l (lane, sign)
             WHERE t.tenant IS NOT NULL GROUP BY t.task_type, l.lane, t.status, l.sign'
         UNION ALL
-        -- Until the second file makes it anew, nothing folds the log: the old way forgets lanes.
-        SELECT 12, NULL, EXISTS (SELECT 1 FROM missing AS m WHERE m.name = 'lane'),
+        -- 0.2.0: what waits is counted by score too.
+        SELECT 12, 'lead.task', EXISTS (SELECT 1 FROM missing AS m WHERE m.relation = 'lead.queue_depth_delta' AND m.name = 'score'),
+            'INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks)
+            SELECT t.task_type, coalesce(t.tenant, ''''), t.status, s.score, s.sign * count(*)
+            FROM lead.task AS t CROSS JOIN LATERAL (VALUES (t.score, 1), (NULL, -1)) AS s (score, sign)
+            WHERE t.status = ''queued'' GROUP BY t.task_type, coalesce(t.tenant, ''''), t.status, s.score, s.sign'
+        UNION ALL
+        -- Until the second file makes it anew, nothing folds the log: the old way forgets lanes and scores.
+        SELECT 12, NULL, EXISTS (SELECT 1 FROM missing AS m WHERE m.relation = 'lead.queue_depth_delta'),
             'CREATE OR REPLACE FUNCTION lead.fold_queue_depth() RETURNS void LANGUAGE sql AS '''''
         UNION ALL
         SELECT 13, 'public.workflow_orchestration', EXISTS (SELECT 1 FROM missing AS m WHERE m.name = 'task_ids'),
@@ -161,8 +211,14 @@ BEGIN
         -- 0.2.0: no index holds a task's status.
         SELECT 20, 'lead.task', current_setting('lead.forward_since', true) <> '', NULL
         UNION ALL
-        SELECT 20, 'lead.task', to_regclass('lead.' || i.name) IS NOT NULL, format('DROP INDEX lead.%I', i.name)
+        SELECT 20, 'lead.task', to_regclass('lead.' || i.name) IS NOT NULL, format('DROP INDEX IF EXISTS lead.%I', i.name)
         FROM (VALUES ('task_ready'), ('task_deferred'), ('task_processing')) AS i (name)
+        UNION ALL
+        SELECT 20, 'lead.api_call', to_regclass('lead.api_call_open') IS NOT NULL, 'DROP INDEX lead.api_call_open'
+        UNION ALL
+        SELECT 20, 'lead.task_attempt', NOT EXISTS (
+            SELECT 1 FROM pg_class AS c WHERE c.oid = to_regclass('lead.task_attempt_ended') AND 'pages_per_range=16' = ANY (c.reloptions)
+        ), 'DROP INDEX IF EXISTS lead.task_attempt_ended'
         UNION ALL
         -- 0.2.0: budgets a tenant.
         SELECT 20, 'lead.budget_account', NOT EXISTS (
@@ -204,6 +260,8 @@ BEGIN
         FROM (VALUES
             ('lead.task_dependency', 'task_dependency_task'),
             ('lead.dead_letter', 'dead_letter_open'),
+            ('lead.api_call', 'api_call_execution'),
+            ('lead.rate_slot', 'rate_slot_free'),
             ('lead.setting', 'older_files_refused'),
             ('lead.setting', 'setting_audited'),
             ('lead.workflow_policy', 'policy_audited'),
@@ -281,19 +339,6 @@ CREATE TABLE IF NOT EXISTS lead.tenant (
 );
 
 -- The queue -----------------------------------------------------------------------------------------------------
--- One static score a task, so that ranking writes nothing. Ageing is added where tasks are claimed, by probing the same
--- index twice (see lead.pick_tasks). score = base priority, up to 15 points for value (3 ln(1 + dollars)),
--- up to 5 more or less for the predicted chance of success; 0 to 100.
-CREATE OR REPLACE FUNCTION lead.static_score(
-    p_priority_base integer, p_value_usd numeric, p_predicted_success_rate numeric
-) RETURNS smallint
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN least(100, greatest(0,
-    p_priority_base
-    + least(15, floor(3 * ln((1 + coalesce(p_value_usd, 0))::double precision))::integer)
-    + coalesce(round(10 * (p_predicted_success_rate - 0.5))::integer, 0)
-))::smallint;
-
 CREATE TABLE IF NOT EXISTS lead.task (
     id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
     task_type text NOT NULL CHECK (
@@ -313,7 +358,7 @@ CREATE TABLE IF NOT EXISTS lead.task (
     created_at timestamptz NOT NULL DEFAULT now(),
     priority_base integer NOT NULL DEFAULT 50 CHECK (priority_base BETWEEN 0 AND 100),
     score smallint NOT NULL GENERATED ALWAYS AS (
-        lead.static_score(priority_base, value_usd, predicted_success_rate)
+        lead.static_score(priority_base, value_usd, predicted_success_rate, estimated_cost)
     ) STORED,
     queued_at timestamptz NOT NULL DEFAULT now(),
     -- NULL while deferred: until the tasks it depends on have completed.
@@ -387,12 +432,15 @@ CREATE TABLE IF NOT EXISTS lead.queue_depth_delta (
     task_type text NOT NULL,
     lane text NOT NULL DEFAULT '',
     status text NOT NULL,
+    -- Of what is queued, so that a claim looks only where something waits; NULL for every other status.
+    score smallint,
     tasks integer NOT NULL
 ) WITH (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0.5);
 
 -- Weighted fair shares by virtual time (start-time fair queueing, Goyal et al. 1996): who was served least for its weight comes
 -- next, and who comes back from idle starts where the others are, so that idleness earns no credit.
--- scope 'type': key is a workflow type; scope 'lane:<task type>': key is a tenant.
+-- scope 'type': key is a workflow type, served are slot-seconds; 'charge:<workflow type>': key is an execution that has ended, its
+-- slot-seconds not booked yet. Scope 'lane:<task type>': key is a tenant, served are tasks; 'clock': key is such a scope.
 CREATE TABLE IF NOT EXISTS lead.fair_share (
     scope text NOT NULL,
     key text NOT NULL,
@@ -416,7 +464,10 @@ DO $$
 BEGIN
     IF to_regclass('lead.task_attempt_task') IS NULL THEN
         CREATE INDEX task_attempt_task ON lead.task_attempt (task_id);
-        CREATE INDEX task_attempt_ended ON lead.task_attempt USING brin (ended_at);
+    END IF;
+    IF to_regclass('lead.task_attempt_ended') IS NULL THEN
+        -- Some thousand attempts a range: reports ask for the last thousand.
+        CREATE INDEX task_attempt_ended ON lead.task_attempt USING brin (ended_at) WITH (pages_per_range = 16);
     END IF;
 END;
 $$;
@@ -714,8 +765,11 @@ DO $$
 BEGIN
     IF to_regclass('lead.api_call_task') IS NULL THEN
         CREATE INDEX api_call_task ON lead.api_call (task_id);
-        CREATE INDEX api_call_open ON lead.api_call (execution_id) WHERE status IN ('reserved', 'sent');
         CREATE INDEX api_call_reserved ON lead.api_call (reserved_at);
+    END IF;
+    IF to_regclass('lead.api_call_execution') IS NULL THEN
+        -- No index holds a call's status, so that sending and settling are HOT updates.
+        CREATE INDEX api_call_execution ON lead.api_call (execution_id);
     END IF;
 END;
 $$;
@@ -734,7 +788,7 @@ CREATE TABLE IF NOT EXISTS public.api_rate_limits (
     consecutive_errors integer NOT NULL DEFAULT 0,
     burst_capacity integer NOT NULL DEFAULT 0 CHECK (burst_capacity >= 0),
     burst_used integer NOT NULL DEFAULT 0,
-    -- The limit in force: lowered by a 429, raised again by one a minute without.
+    -- The limit in force: a tenth lower after a 429, raised again by one every five seconds without (settle_api_call).
     adaptive_limit integer NOT NULL DEFAULT 1 CHECK (adaptive_limit >= 1),
     updated_at timestamptz NOT NULL DEFAULT now(),
     blocked_until timestamptz,
@@ -750,6 +804,14 @@ CREATE TABLE IF NOT EXISTS lead.rate_slot (
     call_id bigint,
     PRIMARY KEY (provider, slot_no)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 500);
+
+DO $$
+BEGIN
+    IF to_regclass('lead.rate_slot_free') IS NULL THEN
+        CREATE INDEX rate_slot_free ON lead.rate_slot (provider, free_at, slot_no);
+    END IF;
+END;
+$$;
 
 CREATE TABLE IF NOT EXISTS lead.circuit_breaker (
     name text PRIMARY KEY,
@@ -924,8 +986,15 @@ END;
 $$;
 
 CREATE OR REPLACE FUNCTION lead.setting_number(p_name text) RETURNS numeric
-LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
-RETURN lead.setting_text(p_name)::numeric;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_value numeric;
+BEGIN
+    SELECT s.value::numeric INTO v_value FROM lead.setting AS s WHERE s.name = p_name;
+    RETURN CASE WHEN found THEN v_value ELSE lead.setting_text(p_name)::numeric END;
+END;
+$$;
 
 -- One place that says what a setting may be, for the seeding and for an operator's UPDATE alike.
 CREATE OR REPLACE FUNCTION lead.check_setting() RETURNS trigger
@@ -972,13 +1041,13 @@ DECLARE
     v_draining_tenant text;
 BEGIN
     WITH counted AS (
-        SELECT n.task_type, coalesce(n.tenant, '') AS lane, n.status, count(*)::integer AS tasks,
-            count(*) FILTER (WHERE n.dependencies <> '{}') AS waiting
+        SELECT n.task_type, coalesce(n.tenant, '') AS lane, n.status, CASE WHEN n.status = 'queued' THEN n.score END AS score,
+            count(*)::integer AS tasks, count(*) FILTER (WHERE n.dependencies <> '{}') AS waiting
         FROM new_tasks AS n
-        GROUP BY n.task_type, coalesce(n.tenant, ''), n.status
+        GROUP BY n.task_type, coalesce(n.tenant, ''), n.status, CASE WHEN n.status = 'queued' THEN n.score END
     ), logged AS (
-        INSERT INTO lead.queue_depth_delta (task_type, lane, status, tasks)
-        SELECT c.task_type, c.lane, c.status, c.tasks FROM counted AS c
+        INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks)
+        SELECT c.task_type, c.lane, c.status, c.score, c.tasks FROM counted AS c
     ), draining AS (
         SELECT min(p.task_type) AS task_type, min(t.tenant) AS tenant
         FROM counted AS c
@@ -1022,26 +1091,46 @@ BEGIN
 END;
 $$;
 
+-- A statement that moves every one of its rows from one status to another, all of one type, may say so beforehand. Then only lanes
+-- are counted, and lead.ready and lead.due are left to the caller.
+CREATE OR REPLACE FUNCTION lead.announce_move(p_task_type text, p_from text, p_to text) RETURNS void
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+RETURN set_config('lead.announced_move', concat_ws(' ', p_task_type, p_from, p_to), true);
+
 CREATE OR REPLACE FUNCTION lead.count_updated_tasks() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 -- A look-up by key for each row, whatever the planner believes about tables that have just been filled.
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
+    v_announced text[] := string_to_array(nullif(current_setting('lead.announced_move', true), ''), ' ');
     v_queued bigint;
     v_deferred bigint;
 BEGIN
+    IF v_announced IS NOT NULL THEN
+        PERFORM set_config('lead.announced_move', '', true);
+        WITH counted AS (
+            SELECT coalesce(n.tenant, '') AS lane, CASE WHEN v_announced[2] = 'queued' THEN n.score END AS score, count(*)::integer AS tasks
+            FROM new_tasks AS n GROUP BY 1, 2
+        )
+        INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks)
+        SELECT v_announced[1], c.lane, v_announced[2], c.score, -c.tasks FROM counted AS c
+        UNION ALL
+        SELECT v_announced[1], c.lane, v_announced[3], NULL, sum(c.tasks)::integer FROM counted AS c GROUP BY c.lane;
+        RETURN NULL;
+    END IF;
     WITH moved AS (
-        SELECT m.task_type, m.lane, m.status, sum(m.tasks)::integer AS tasks, count(*) AS noted
+        SELECT m.task_type, m.lane, m.status, m.score, sum(m.tasks)::integer AS tasks
         FROM (
-            SELECT o.task_type, coalesce(o.tenant, '') AS lane, o.status, -1 AS tasks FROM old_tasks AS o
+            SELECT o.task_type, coalesce(o.tenant, '') AS lane, o.status, CASE WHEN o.status = 'queued' THEN o.score END AS score, -1 AS tasks
+            FROM old_tasks AS o
             UNION ALL
-            SELECT n.task_type, coalesce(n.tenant, ''), n.status, 1 FROM new_tasks AS n
+            SELECT n.task_type, coalesce(n.tenant, ''), n.status, CASE WHEN n.status = 'queued' THEN n.score END, 1 FROM new_tasks AS n
         ) AS m
-        GROUP BY m.task_type, m.lane, m.status
+        GROUP BY m.task_type, m.lane, m.status, m.score
     ), logged AS (
-        INSERT INTO lead.queue_depth_delta (task_type, lane, status, tasks)
-        SELECT m.task_type, m.lane, m.status, m.tasks FROM moved AS m WHERE m.tasks <> 0
+        INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks)
+        SELECT m.task_type, m.lane, m.status, m.score, m.tasks FROM moved AS m WHERE m.tasks <> 0
     )
     SELECT count(*) FILTER (WHERE m.status = 'queued'), count(*) FILTER (WHERE m.status = 'deferred') INTO v_queued, v_deferred
     FROM moved AS m;
@@ -1068,9 +1157,9 @@ CREATE OR REPLACE FUNCTION lead.count_deleted_tasks() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 BEGIN
-    INSERT INTO lead.queue_depth_delta (task_type, lane, status, tasks)
-    SELECT o.task_type, coalesce(o.tenant, ''), o.status, -count(*)::integer
-    FROM old_tasks AS o GROUP BY o.task_type, coalesce(o.tenant, ''), o.status;
+    INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks)
+    SELECT o.task_type, coalesce(o.tenant, ''), o.status, CASE WHEN o.status = 'queued' THEN o.score END, -count(*)::integer
+    FROM old_tasks AS o GROUP BY o.task_type, coalesce(o.tenant, ''), o.status, CASE WHEN o.status = 'queued' THEN o.score END;
     DELETE FROM lead.ready AS r
     USING old_tasks AS o
     WHERE o.status = 'queued' AND r.task_type = o.task_type AND r.lane = coalesce(o.tenant, '') AND r.score = o.score
@@ -1109,15 +1198,40 @@ BEGIN
 END;
 $$;
 
--- The rows of lead.rate_slot follow requests_per_minute.
+-- The rows of lead.rate_slot follow requests_per_minute. Requests that were made are not forgotten: where the limit falls, rows that
+-- stay are taken for as long as those beyond it would have been, the longest first; and what is beyond it goes only once it is free,
+-- so that a limit that rises again finds it. SKIP LOCKED: whoever holds a slot may wait for who waits for this provider's row.
 CREATE OR REPLACE FUNCTION lead.follow_rate_limit() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
+DECLARE
+    v_beyond timestamptz[];
 BEGIN
     INSERT INTO lead.rate_slot (provider, slot_no)
     SELECT new.provider, n FROM generate_series(1, new.requests_per_minute) AS g (n)
     ON CONFLICT (provider, slot_no) DO NOTHING;
-    DELETE FROM lead.rate_slot AS s WHERE s.provider = new.provider AND s.slot_no > new.requests_per_minute;
+    IF tg_op = 'UPDATE' AND new.requests_per_minute < old.requests_per_minute THEN
+        v_beyond := ARRAY(
+            SELECT s.free_at FROM lead.rate_slot AS s
+            WHERE s.provider = new.provider AND s.slot_no > new.requests_per_minute AND s.slot_no <= old.requests_per_minute
+            ORDER BY s.free_at DESC
+        );
+        WITH kept AS (
+            SELECT s.slot_no, s.free_at FROM lead.rate_slot AS s
+            WHERE s.provider = new.provider AND s.slot_no <= new.requests_per_minute
+            ORDER BY s.free_at, s.slot_no LIMIT cardinality(v_beyond) FOR UPDATE SKIP LOCKED
+        )
+        UPDATE lead.rate_slot AS s SET free_at = v_beyond[k.place], call_id = NULL
+        FROM (SELECT e.slot_no, e.free_at, row_number() OVER (ORDER BY e.free_at, e.slot_no) AS place FROM kept AS e) AS k
+        WHERE s.provider = new.provider AND s.slot_no = k.slot_no AND v_beyond[k.place] > k.free_at;
+    END IF;
+    DELETE FROM lead.rate_slot AS s WHERE s.provider = new.provider AND s.slot_no = ANY (ARRAY(
+        SELECT b.slot_no FROM lead.rate_slot AS b
+        WHERE b.provider = new.provider AND b.slot_no > new.requests_per_minute
+            -- On a scratch database any time may be now: only a slot that was never taken is surely free.
+            AND b.free_at <= CASE lead.setting_text('scratch_database') WHEN 'true' THEN '-infinity' ELSE clock_timestamp() END
+        FOR UPDATE SKIP LOCKED
+    ));
     INSERT INTO lead.circuit_breaker (name) VALUES ('provider:' || new.provider) ON CONFLICT (name) DO NOTHING;
     RETURN NULL;
 END;
@@ -1222,6 +1336,7 @@ INSERT INTO lead.setting (name, value, minimum, maximum, unit, description) VALU
 ('reservation_seconds', '60', 5, 3600, 'seconds', 'A reserved plan without execution records is released after this'),
 ('starvation_minutes', '30', 1, 10080, 'minutes', 'A task that waits this long gets starvation_points'),
 ('starvation_points', '50', 0, 1000, 'points', 'Added to the score of a starving task'),
+('overdue_minutes', '1440', 1, 525600, 'minutes', 'A task that waits this long is in its type''s next batches, whatever its score'),
 ('retry_base_seconds', '60', 1, 86400, 'seconds', 'Wait before the first retry; doubles with each'),
 ('retry_max_seconds', '960', 1, 86400, 'seconds', 'Longest wait before a retry'),
 ('retry_jitter_seconds', '30', 0, 3600, 'seconds', 'Jitter of a retry, plus or minus'),
@@ -1245,25 +1360,39 @@ INSERT INTO lead.workflow_policy (
 ('intelligence_engine', 'intelligence_analysis', false, 60, 40, 1, 1, 240, 0.25, 5, 1024, 0.98, 'this version has no intelligence engine')
 ON CONFLICT (workflow_type) DO NOTHING;
 
-INSERT INTO lead.state_transition (subject, from_state, to_state) VALUES
-('coordinator', 'IDLE', 'ANALYZING'),
-('coordinator', 'ANALYZING', 'DISPATCHING'),
-('coordinator', 'ANALYZING', 'IDLE'),
-('coordinator', 'DISPATCHING', 'MONITORING'),
-('coordinator', 'MONITORING', 'IDLE'),
-('coordinator', 'IDLE', 'ERROR_RECOVERY'),
-('coordinator', 'ANALYZING', 'ERROR_RECOVERY'),
-('coordinator', 'DISPATCHING', 'ERROR_RECOVERY'),
-('coordinator', 'MONITORING', 'ERROR_RECOVERY'),
-('coordinator', 'ERROR_RECOVERY', 'IDLE'),
-('coordinator', 'ERROR_RECOVERY', 'ANALYZING'),
-('execution', 'DISPATCHING', 'MONITORING'),
-('execution', 'DISPATCHING', 'ERROR_RECOVERY'),
-('execution', 'MONITORING', 'COMPLETED'),
-('execution', 'MONITORING', 'ERROR_RECOVERY'),
-('execution', 'MONITORING', 'COOLDOWN'),
-('execution', 'ERROR_RECOVERY', 'COOLDOWN'),
-('execution', 'DISPATCHING', 'COOLDOWN')
+-- The legal transitions that every deployment has, for the rows and for whoever checks them.
+CREATE OR REPLACE FUNCTION lead.expected_transitions() RETURNS TABLE (subject text, from_state text, to_state text)
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT t.subject, t.from_state, t.to_state
+    FROM (VALUES
+        ('coordinator', 'IDLE', 'ANALYZING'),
+        ('coordinator', 'ANALYZING', 'DISPATCHING'),
+        ('coordinator', 'ANALYZING', 'IDLE'),
+        ('coordinator', 'DISPATCHING', 'MONITORING'),
+        ('coordinator', 'MONITORING', 'IDLE'),
+        ('coordinator', 'IDLE', 'ERROR_RECOVERY'),
+        ('coordinator', 'ANALYZING', 'ERROR_RECOVERY'),
+        ('coordinator', 'DISPATCHING', 'ERROR_RECOVERY'),
+        ('coordinator', 'MONITORING', 'ERROR_RECOVERY'),
+        ('coordinator', 'ERROR_RECOVERY', 'IDLE'),
+        ('coordinator', 'ERROR_RECOVERY', 'ANALYZING'),
+        ('execution', 'DISPATCHING', 'MONITORING'),
+        ('execution', 'DISPATCHING', 'ERROR_RECOVERY'),
+        ('execution', 'MONITORING', 'COMPLETED'),
+        ('execution', 'MONITORING', 'ERROR_RECOVERY'),
+        ('execution', 'MONITORING', 'COOLDOWN'),
+        ('execution', 'ERROR_RECOVERY', 'COOLDOWN'),
+        ('execution', 'DISPATCHING', 'COOLDOWN')
+    ) AS t (subject, from_state, to_state);
+$$;
+
+INSERT INTO lead.state_transition (subject, from_state, to_state)
+SELECT
+    t.subject,
+    t.from_state,
+    t.to_state
+FROM lead.expected_transitions() AS t
 ON CONFLICT DO NOTHING;
 
 INSERT INTO lead.coordinator (singleton) VALUES (true) ON CONFLICT DO NOTHING;
@@ -1354,7 +1483,7 @@ AS $$
     WHERE f.schema_name = 'public' AND (r.role_name <> 'lead_dashboard' OR p.provolatile = 's')
     UNION ALL
     -- The generated score is computed with the rights of whoever writes the row.
-    SELECT 'FUNCTION lead.static_score(integer, numeric, numeric)', 'service_role', 'EXECUTE';
+    SELECT 'FUNCTION lead.static_score(integer, numeric, numeric, numeric)', 'service_role', 'EXECUTE';
 $$;
 
 -- What is granted on our objects to the roles that this file names; to others an operator may grant what he likes.

@@ -56,6 +56,10 @@ BEGIN
     IF length(v_text) > 20000 THEN
         v_text := regexp_replace(left(v_text, 20000), '\S*$', '');
     END IF;
+    -- Most texts have nothing that any of the patterns below begins with.
+    IF v_text !~ '[:=./]|-----|eyJ|sk-|AIza|xox|xapp-|gh[pousr]_|sb[ps]?_|AKIA' AND v_text !~* 'bearer' THEN
+        RETURN CASE WHEN length(v_text) > 4000 OR length(p_text) > 20000 THEN left(v_text, 3990) || ' […]' ELSE v_text END;
+    END IF;
     v_text := regexp_replace(v_text, '(://[^/?#\s:@]*):[^/?#\s]*@', '\1:***@', 'g');
     v_text := regexp_replace(v_text, '(hooks\.slack\.com/[a-z]+)/[^\s"'']+', '\1/***', 'gi');
     v_text := regexp_replace(v_text, '(-----BEGIN [A-Z ]*PRIVATE KEY-----)[^-]*', '\1 *** ', 'g');
@@ -143,6 +147,44 @@ AS $$
         FROM public.workflow_orchestration AS w
         WHERE w.status IN ('pending', 'analyzing', 'dispatching', 'running') AND w.budget_day = today.budget_day
     ) AS live;
+$$;
+
+-- The day's accounts besides the total: what workflows (promised and spent), providers and tenants (open calls and spent) have used
+-- of their own limits, where they have one. At most 50 of each kind, the busiest first.
+CREATE OR REPLACE FUNCTION lead.watch_accounts(p_current_time timestamptz)
+RETURNS TABLE (scope text, scope_key text, spent_usd numeric, held_usd numeric, limit_usd numeric, utilization_percent numeric)
+LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT r.scope, r.scope_key, r.spent_usd, r.held_usd, r.limit_usd, lead.percent_of(r.spent_usd + r.held_usd, r.limit_usd)
+    FROM (
+        SELECT a.scope, a.scope_key, a.spent_usd, a.held_usd,
+            coalesce(p.daily_cost_limit_usd, l.daily_cost_limit, t.daily_cost_limit_usd) AS limit_usd,
+            row_number() OVER (PARTITION BY a.scope ORDER BY a.spent_usd + a.held_usd DESC, a.scope_key) AS place
+        FROM lead.budget_account AS a
+        LEFT JOIN lead.workflow_policy AS p ON a.scope = 'workflow' AND p.workflow_type = a.scope_key
+        LEFT JOIN public.api_rate_limits AS l ON a.scope = 'provider' AND l.provider = a.scope_key
+        LEFT JOIN lead.tenant AS t ON a.scope = 'tenant' AND t.tenant = a.scope_key
+        WHERE a.budget_day = lead.budget_day(p_current_time) AND a.scope <> 'total'
+    ) AS r
+    WHERE r.place <= 50
+    ORDER BY r.scope, r.place;
+$$;
+
+-- How long the coordinator was in each state, over its newest 1,000 changes of state: so few, so that a busy day costs no more.
+CREATE OR REPLACE FUNCTION lead.watch_states(p_from timestamptz, p_until timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT coalesce(jsonb_object_agg(g.state, g.figures), '{}')
+    FROM (
+        SELECT s.state, jsonb_build_object('times', count(*), 'total_ms', sum(s.duration_ms), 'avg_ms', round(avg(s.duration_ms), 1),
+            'max_ms', max(s.duration_ms)) AS figures
+        FROM (
+            SELECT w.state, w.entered_at, w.duration_ms FROM public.workflow_states AS w
+            WHERE w.execution_id = 'coordinator' ORDER BY w.id DESC LIMIT 1000
+        ) AS s
+        WHERE s.entered_at > p_from AND s.entered_at <= p_until AND s.duration_ms IS NOT NULL
+        GROUP BY s.state
+    ) AS g;
 $$;
 
 -- Connections are counted by our application_name: a hosted database has its own besides.
@@ -240,14 +282,34 @@ CREATE OR REPLACE FUNCTION lead.watch_tasks(p_from timestamptz, p_until timestam
 RETURNS TABLE (
     completed integer, wait_p50 numeric, wait_p95 numeric, latency_p50 numeric, latency_p95 numeric, cost_per_article_usd numeric
 )
-LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
 -- A thousand look-ups by key, whatever the planner believes about the size of the queue.
 SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 AS $$
+DECLARE
+    v_from timestamptz := p_from;
+    v_hours integer;
+BEGIN
+    -- As far back as the last thousand need, so that a busy day isn't read whole.
+    FOREACH v_hours IN ARRAY ARRAY[1, 4, 24] LOOP
+        IF (
+            SELECT count(*) FROM (
+                SELECT 1 FROM lead.task_attempt AS a
+                WHERE a.ended_at > greatest(p_from, p_until - make_interval(hours => v_hours)) AND a.ended_at <= p_until
+                    AND a.outcome = 'completed'
+                LIMIT 1000
+            ) AS enough
+        ) = 1000 THEN
+            v_from := greatest(p_from, p_until - make_interval(hours => v_hours));
+            EXIT;
+        END IF;
+        EXIT WHEN p_until - make_interval(hours => v_hours) <= p_from;
+    END LOOP;
+    RETURN QUERY
     WITH done AS (
         SELECT a.task_id, a.attempt, a.started_at, a.ended_at
         FROM lead.task_attempt AS a
-        WHERE a.ended_at > p_from AND a.ended_at <= p_until AND a.outcome = 'completed'
+        WHERE a.ended_at > v_from AND a.ended_at <= p_until AND a.outcome = 'completed'
         ORDER BY a.ended_at DESC
         LIMIT 1000
     ), timed AS (
@@ -273,6 +335,7 @@ AS $$
         round((percentile_cont(0.95) WITHIN GROUP (ORDER BY m.latency_seconds))::numeric, 3),
         (avg(m.cost_usd) FILTER (WHERE m.task_type = 'content_generation'))::numeric(20, 10)
     FROM timed AS m;
+END;
 $$;
 
 -- Health -----------------------------------------------------------------------------------------------------------------
@@ -449,8 +512,8 @@ BEGIN
     INSERT INTO public.system_health AS h (
         metric_name, metric_value, metric_unit, threshold_warning, threshold_critical, is_healthy, source, tags, last_updated
     ) VALUES (
-        p_name, p_value, left(p_unit, 40), p_warning, p_critical, lead.metric_is_healthy(p_value, p_warning, p_critical),
-        left(coalesce(p_source, 'coordinator'), 100), lead.sanitise(coalesce(p_tags, '{}')), p_current_time
+        p_name, p_value, left(lead.sanitise(p_unit), 40), p_warning, p_critical, lead.metric_is_healthy(p_value, p_warning, p_critical),
+        left(lead.sanitise(coalesce(p_source, 'coordinator')), 100), lead.sanitise(coalesce(p_tags, '{}')), p_current_time
     )
     ON CONFLICT (metric_name) DO UPDATE SET
         metric_value = excluded.metric_value,
@@ -922,7 +985,8 @@ BEGIN
         'budget', jsonb_build_object('limit_usd', v_budget.limit_usd, 'spent_usd', v_budget.spent_usd, 'held_usd',
             v_budget.held_usd,
             'day', v_budget.budget_day,
-            'utilization_percent', lead.percent_of(v_budget.spent_usd + v_budget.held_usd, v_budget.limit_usd)),
+            'utilization_percent', lead.percent_of(v_budget.spent_usd + v_budget.held_usd, v_budget.limit_usd),
+            'accounts', (SELECT coalesce(jsonb_agg(to_jsonb(a)), '[]') FROM lead.watch_accounts(p_current_time) AS a)),
         'database_connections', jsonb_build_object('used', v_capacity.connections_used, 'limit', v_capacity.connection_limit,
             'utilization_percent', lead.percent_of(v_capacity.connections_used, v_capacity.connection_limit)),
         'memory', jsonb_build_object('used_mb', v_capacity.memory_used_mb, 'limit_mb', v_capacity.memory_limit_mb,
@@ -952,6 +1016,7 @@ BEGIN
         'latency_seconds', jsonb_build_object('p50', v_tasks.latency_p50, 'p95', v_tasks.latency_p95),
         'cost_per_article_usd', v_tasks.cost_per_article_usd,
         'items_per_hour', round((v_executions ->> 'items_processed')::numeric / p_hours_back, 2),
+        'state_durations', lead.watch_states(v_since, p_current_time),
         'decisions', (
             SELECT jsonb_build_object('total', count(*), 'dispatched', count(*) FILTER (WHERE t.outcome = 'dispatched'),
                 'refused', count(*) FILTER (WHERE t.outcome = 'refused'), 'avg_ms', round(avg(t.duration_ms), 3),
@@ -977,7 +1042,11 @@ BEGIN
                 FROM public.system_health AS h WHERE NOT h.is_healthy
         ),
         'breakers', (SELECT coalesce(jsonb_object_agg(b.name, b.state), '{}') FROM lead.circuit_breaker AS b)
-    ) || (SELECT jsonb_build_object('coordinator_state', c.state, 'state_since', c.state_entered_at) FROM lead.coordinator AS c);
+    ) || (
+        SELECT jsonb_build_object('coordinator_state', c.state, 'state_since', c.state_entered_at,
+            'state_duration_ms', greatest(0, round(1000 * extract(EPOCH FROM p_current_time - c.state_entered_at))))
+        FROM lead.coordinator AS c
+    );
 
     RETURN jsonb_build_object('coordinator_dashboard', jsonb_build_object(
         'generated_at', p_current_time,
@@ -1058,6 +1127,18 @@ BEGIN
             lead.dollars(v_budget.spent_usd + v_budget.held_usd), lead.dollars(v_budget.limit_usd), round(v_value)), v_value,
                 v_limit;
     END IF;
+
+    RETURN QUERY
+    SELECT CASE WHEN a.utilization_percent >= 100 THEN 'account_exceeded' ELSE 'account_near_limit' END, 'warning',
+        format('budget of %s %s: %s of %s USD held or spent (%s %%)%s', a.scope, a.scope_key,
+            lead.dollars(a.spent_usd + a.held_usd), lead.dollars(a.limit_usd), round(a.utilization_percent),
+            CASE WHEN a.utilization_percent >= 100 THEN ': it pays nothing more today' ELSE '' END),
+        a.utilization_percent,
+        CASE WHEN a.utilization_percent >= 100 THEN 100
+            WHEN a.utilization_percent >= lead.setting_number('budget_alert_percent') THEN lead.setting_number('budget_alert_percent')
+            ELSE lead.setting_number('budget_warning_percent') END
+    FROM lead.watch_accounts(p_current_time) AS a
+    WHERE a.utilization_percent >= lead.setting_number('budget_warning_percent');
 
     -- Outcomes --------------------------------------------------------------------------------------------------------------
     SELECT coalesce(sum(o.completed + o.failed + o.timed_out), 0) AS ended, coalesce(sum(o.failed + o.timed_out), 0) AS failed
@@ -1340,6 +1421,41 @@ AS $$
     ) AS c (name, parts);
 $$;
 
+-- What would make grants and row-level security mean nothing: attributes of the roles, who is a member of whom, and a setting that
+-- switches triggers off. (On Supabase service_role has BYPASSRLS, and its grants are what holds it.)
+CREATE OR REPLACE FUNCTION lead.role_problems() RETURNS TABLE (message text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    WITH owner AS (
+        SELECT n.nspowner AS oid FROM pg_namespace AS n WHERE n.nspname = 'lead'
+    ), ours AS (
+        SELECT r.oid, r.rolname::text AS name, r.rolsuper, r.rolbypassrls FROM pg_roles AS r
+        WHERE r.rolname IN ('anon', 'authenticated', 'service_role', 'lead_application', 'lead_dashboard')
+    )
+    SELECT format('role %s is a superuser', o.name) FROM ours AS o WHERE o.rolsuper
+    UNION ALL
+    SELECT format('role %s passes by row-level security (BYPASSRLS)', o.name)
+    FROM ours AS o WHERE o.rolbypassrls AND NOT o.rolsuper AND o.name <> 'service_role'
+    UNION ALL
+    SELECT format('role %s may act as %s', o.name, m.rolname)
+    FROM ours AS o
+    INNER JOIN pg_roles AS m ON m.oid <> o.oid AND (
+        m.oid IN (SELECT w.oid FROM owner AS w)
+        OR m.rolname = 'service_role'
+        OR (m.rolname = 'lead_application' AND o.name <> 'service_role')
+        OR (m.rolname = 'lead_dashboard' AND o.name IN ('anon', 'authenticated'))
+    )
+    WHERE NOT o.rolsuper AND o.oid NOT IN (SELECT w.oid FROM owner AS w) AND pg_has_role(o.oid, m.oid, 'MEMBER')
+    UNION ALL
+    SELECT format('%s is set to %s for %s: triggers are off', split_part(c.setting, '=', 1), split_part(c.setting, '=', 2),
+        coalesce('role ' || s.setrole::regrole, 'the database'))
+    FROM (SELECT d.setdatabase, nullif(d.setrole, 0) AS setrole, d.setconfig FROM pg_db_role_setting AS d) AS s
+    CROSS JOIN unnest(s.setconfig) AS c (setting)
+    WHERE c.setting LIKE 'session_replication_role=%' AND c.setting NOT LIKE '%=origin'
+        AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()))
+        AND (s.setrole IS NULL OR s.setrole IN (SELECT o.oid FROM ours AS o UNION ALL SELECT w.oid FROM owner AS w));
+$$;
+
 CREATE OR REPLACE FUNCTION public.validate_coordinator_deployment(p_current_time timestamptz DEFAULT now()) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
@@ -1426,7 +1542,7 @@ BEGIN
         UNION ALL
         SELECT 13, format('provider %s has %s rate slots, its limit is %s', l.provider, count(s.slot_no), l.requests_per_minute)
         FROM public.api_rate_limits AS l
-        LEFT JOIN lead.rate_slot AS s ON s.provider = l.provider
+        LEFT JOIN lead.rate_slot AS s ON s.provider = l.provider AND s.slot_no <= l.requests_per_minute
         GROUP BY l.provider, l.requests_per_minute
         HAVING count(s.slot_no) <> l.requests_per_minute
         UNION ALL
@@ -1444,6 +1560,24 @@ BEGIN
         UNION ALL
         SELECT 14, 'the row of lead.coordinator is missing'
         WHERE NOT EXISTS (SELECT 1 FROM lead.coordinator)
+        UNION ALL
+        SELECT 14, format('state transition missing: %s from %s to %s', t.subject, t.from_state, t.to_state)
+        FROM lead.expected_transitions() AS t
+        WHERE NOT EXISTS (
+            SELECT 1 FROM lead.state_transition AS s
+            WHERE s.subject = t.subject AND s.from_state = t.from_state AND s.to_state = t.to_state
+        )
+        UNION ALL
+        -- Read from the bodies, so that no list of names has to be kept.
+        SELECT 14, format('setting %s has no row in lead.setting: deploy again', used.name)
+        FROM (
+            SELECT DISTINCT m.found[1] AS name
+            FROM our_functions AS f
+            CROSS JOIN LATERAL regexp_matches(lead.function_definition(f.oid), 'setting_(?:text|number)[(]''([a-z_]+)', 'g') AS m (found)
+        ) AS used
+        WHERE NOT EXISTS (SELECT 1 FROM lead.setting AS s WHERE s.name = used.name)
+        UNION ALL
+        SELECT 15, r.message FROM lead.role_problems() AS r
     )
     SELECT coalesce(array_agg(DISTINCT p.message ORDER BY p.message), '{}') INTO v_errors FROM problems AS p;
 
@@ -1454,6 +1588,13 @@ BEGIN
         UNION ALL
         SELECT 'scratch_database is true: any p_current_time is accepted; a production database must say false'
         WHERE lead.setting_text('scratch_database') = 'true'
+        UNION ALL
+        SELECT format('state transition added by somebody else: %s from %s to %s', s.subject, s.from_state, s.to_state)
+        FROM lead.state_transition AS s
+        WHERE NOT EXISTS (
+            SELECT 1 FROM lead.expected_transitions() AS t
+            WHERE t.subject = s.subject AND t.from_state = s.from_state AND t.to_state = s.to_state
+        )
         UNION ALL
         SELECT o.message FROM lead.object_problems() AS o WHERE NOT o.is_error AND EXISTS (SELECT 1 FROM lead.deployed_object)
         UNION ALL

@@ -92,7 +92,8 @@ AS $$
 DECLARE
     v_off_seconds numeric := abs(extract(EPOCH FROM lead.valid_time('p_current_time', p_current_time) - clock_timestamp()));
 BEGIN
-    IF v_off_seconds > lead.setting_number('clock_tolerance_seconds') AND lead.setting_text('scratch_database') <> 'true' THEN
+    -- No tolerance is less than a second.
+    IF v_off_seconds > 1 AND v_off_seconds > lead.setting_number('clock_tolerance_seconds') AND lead.setting_text('scratch_database') <> 'true' THEN
         RAISE EXCEPTION 'p_current_time: % is % seconds off this server''s clock; % are allowed (more only on a scratch database)',
             p_current_time, round(v_off_seconds), lead.setting_text('clock_tolerance_seconds') USING ERRCODE = 'LC004';
     END IF;
@@ -133,18 +134,18 @@ CREATE OR REPLACE FUNCTION lead.fold_queue_depth() RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 BEGIN
-    IF (SELECT count(*) FROM (SELECT 1 FROM lead.queue_depth_delta LIMIT 1025) AS noted) <= 1024
-        OR (SELECT count(*) < 4 * count(DISTINCT (d.task_type, d.lane, d.status)) FROM lead.queue_depth_delta AS d) THEN
+    IF (SELECT count(*) FROM (SELECT 1 FROM lead.queue_depth_delta LIMIT 257) AS noted) <= 256
+        OR (SELECT count(*) < 256 + 2 * count(DISTINCT (d.task_type, d.lane, d.status, d.score)) FROM lead.queue_depth_delta AS d) THEN
         RETURN;
     END IF;
     WITH folded AS (
         DELETE FROM lead.queue_depth_delta AS d
         WHERE d.ctid = ANY (ARRAY(SELECT f.ctid FROM lead.queue_depth_delta AS f LIMIT 100000 FOR UPDATE SKIP LOCKED))
-        RETURNING d.task_type, d.lane, d.status, d.tasks
+        RETURNING d.task_type, d.lane, d.status, d.score, d.tasks
     )
-    INSERT INTO lead.queue_depth_delta (task_type, lane, status, tasks)
-    SELECT f.task_type, f.lane, f.status, sum(f.tasks)::integer
-    FROM folded AS f GROUP BY f.task_type, f.lane, f.status HAVING sum(f.tasks) <> 0;
+    INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks)
+    SELECT f.task_type, f.lane, f.status, f.score, sum(f.tasks)::integer
+    FROM folded AS f GROUP BY f.task_type, f.lane, f.status, f.score HAVING sum(f.tasks) <> 0;
 END;
 $$;
 
@@ -168,22 +169,29 @@ RETURN (
     WHERE d.task_type = p_task_type AND d.status = p_status
 );
 
--- One probe a score instead of a scan over all that wait.
+-- One probe a score that waits, instead of a scan over all that wait.
 CREATE OR REPLACE FUNCTION lead.oldest_queued(p_task_type text) RETURNS timestamptz
-LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
-RETURN (
-    SELECT min(oldest.queued_at)
-    -- noqa: disable=RF02
-    FROM lead.claimable_lanes(p_task_type) AS l,
-    -- noqa: enable=RF02
-    generate_series(0, 100) AS s (score),
-    LATERAL (
-        SELECT r.queued_at FROM lead.ready AS r
-        WHERE r.task_type = p_task_type AND r.lane = l.lane AND r.score = s.score::smallint
-        ORDER BY r.queued_at, r.task_id LIMIT 1
-    ) AS oldest
-);
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    RETURN (
+        SELECT min(oldest.queued_at)
+        FROM (
+            SELECT q.lane, q.score
+            FROM lead.queue_depth_delta AS q
+            LEFT JOIN lead.tenant AS t ON t.tenant = q.lane
+            WHERE q.task_type = p_task_type AND q.status = 'queued' AND t.mode IS DISTINCT FROM 'paused'
+            GROUP BY q.lane, q.score HAVING sum(q.tasks) > 0
+        ) AS level,
+        LATERAL (
+            SELECT r.queued_at FROM lead.ready AS r
+            WHERE r.task_type = p_task_type AND r.lane = level.lane AND r.score = level.score
+            ORDER BY r.queued_at LIMIT 1
+        ) AS oldest
+    );
+END;
+$$;
 
 -- Submitting -------------------------------------------------------------------------------------------------------
 -- The first thing wrong with a task, as "field: value …", or NULL.
@@ -356,10 +364,16 @@ BEGIN
 END;
 $$;
 
+-- The first version's, which took no estimates: beside the new one a call would be ambiguous.
+DROP FUNCTION IF EXISTS public.submit_task(
+    text, jsonb, integer, text, numeric, timestamptz, timestamptz, bigint[], text, timestamptz
+);
 CREATE OR REPLACE FUNCTION public.submit_task(
     p_task_type text, p_payload jsonb, p_priority integer DEFAULT 50, p_idempotency_key text DEFAULT NULL,
     p_value_usd numeric DEFAULT NULL, p_deadline timestamptz DEFAULT NULL, p_not_before timestamptz DEFAULT NULL,
-    p_dependencies bigint[] DEFAULT '{}', p_tenant text DEFAULT NULL, p_current_time timestamptz DEFAULT now()
+    p_dependencies bigint[] DEFAULT '{}', p_tenant text DEFAULT NULL, p_estimated_cost numeric DEFAULT NULL,
+    p_estimated_duration_ms integer DEFAULT NULL, p_predicted_success_rate numeric DEFAULT NULL,
+    p_complexity_score numeric DEFAULT NULL, p_current_time timestamptz DEFAULT now()
 ) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
@@ -367,7 +381,8 @@ DECLARE
     v_task jsonb := jsonb_build_object(
         'task_type', p_task_type, 'payload', p_payload, 'priority', p_priority, 'idempotency_key', p_idempotency_key,
         'value_usd', p_value_usd, 'deadline', p_deadline, 'not_before', p_not_before, 'dependencies', to_jsonb(p_dependencies),
-        'tenant', p_tenant
+        'tenant', p_tenant, 'estimated_cost', p_estimated_cost, 'estimated_duration_ms', p_estimated_duration_ms,
+        'predicted_success_rate', p_predicted_success_rate, 'complexity_score', p_complexity_score
     );
     v_problem text := lead.task_problem(v_task, p_current_time);
     v_result jsonb;
@@ -457,36 +472,47 @@ $$;
 
 -- The best p_limit tasks of a type and tenant, locked. The effective score of a task is its score, and p_points more once it has
 -- waited since p_starving_since. For each effective score from the top two ranges of one index are probed: those who starve, and
--- those who do not; it ends as soon as the batch is full. Exact for any time, and nothing is sorted or written.
-CREATE OR REPLACE FUNCTION lead.pick_lane(
-    p_task_type text, p_lane text, p_limit integer, p_points integer, p_starving_since timestamptz
-) RETURNS bigint[]
+-- those who do not; it ends as soon as the batch is full. Exact for any time, and nothing is sorted or written. With each task goes
+-- where its rows are, so that nothing has to look for them again.
+CREATE OR REPLACE FUNCTION lead.pick_from_lane(
+    p_task_type text, p_lane text, p_limit integer, p_points integer, p_starving_since timestamptz,
+    OUT task_ids bigint[], OUT task_rows tid[], OUT ready_rows tid[], OUT most_stalls integer
+)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_memoize = off
-SET jit = off
+SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-    RETURN ARRAY(
-        SELECT picked.id
-        FROM generate_series(100 + p_points, 0, -1) AS e (effective_score),
-        LATERAL (VALUES
-            (e.effective_score - p_points, '-infinity'::timestamptz, p_starving_since),
-            (e.effective_score, p_starving_since + interval '1 microsecond', 'infinity'::timestamptz)
-        ) AS range (score, queued_from, queued_to),
+    SELECT coalesce(array_agg(best.id), '{}'), array_agg(best.task_row), array_agg(best.ready_row), coalesce(max(best.stalls), 0)
+    INTO task_ids, task_rows, ready_rows, most_stalls
+    FROM (
+        SELECT picked.id, picked.task_row, picked.ready_row, picked.stalls
+        FROM (
+            SELECT range.score, range.queued_from, range.queued_to
+            FROM (
+                SELECT q.score FROM lead.queue_depth_delta AS q
+                WHERE q.task_type = p_task_type AND q.lane = p_lane AND q.status = 'queued'
+                GROUP BY q.score HAVING sum(q.tasks) > 0
+            ) AS level,
+            LATERAL (VALUES
+                (level.score + p_points, level.score, '-infinity'::timestamptz, p_starving_since),
+                (level.score + 0, level.score, p_starving_since + interval '1 microsecond', 'infinity'::timestamptz)
+            ) AS range (effective_score, score, queued_from, queued_to)
+            ORDER BY range.effective_score DESC, range.queued_from
+        ) AS range,
         LATERAL (
-            SELECT t.id
+            SELECT t.id, t.ctid AS task_row, r.ctid AS ready_row, t.stalls
             FROM lead.ready AS r
             -- Asked again on the locked row: a rival may have taken it since.
             INNER JOIN lead.task AS t ON t.id = r.task_id AND t.status = 'queued'
-            WHERE range.score BETWEEN 0 AND 100
-                AND r.task_type = p_task_type AND r.lane = p_lane
-                AND r.score = range.score::smallint AND r.queued_at BETWEEN range.queued_from AND range.queued_to
+            WHERE r.task_type = p_task_type AND r.lane = p_lane AND r.score = range.score
+                AND r.queued_at BETWEEN range.queued_from AND range.queued_to
             ORDER BY r.queued_at, r.task_id
             LIMIT p_limit
-            FOR UPDATE OF t SKIP LOCKED
+            FOR NO KEY UPDATE OF t SKIP LOCKED
         ) AS picked
         LIMIT p_limit
-    );
+    ) AS best;
 END;
 $$;
 
@@ -528,8 +554,11 @@ BEGIN
 END;
 $$;
 
--- The best p_limit tasks of a type, locked: over tenants by fair shares, within a tenant by effective score.
-CREATE OR REPLACE FUNCTION lead.pick_tasks(p_task_type text, p_limit integer, p_current_time timestamptz) RETURNS bigint[]
+-- The best p_limit tasks of a type, locked and taken out of lead.ready: over tenants by fair shares, within a tenant by effective
+-- score. The caller's next statement must set their rows to 'processing': that move is announced.
+CREATE OR REPLACE FUNCTION lead.take_out_tasks(
+    p_task_type text, p_limit integer, p_current_time timestamptz, OUT task_ids bigint[], OUT task_rows tid[]
+)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 DECLARE
@@ -538,30 +567,52 @@ DECLARE
     v_isolated_from integer := greatest(1, lead.setting_number('stall_limit')::integer - 1);
     v_lanes text[] := ARRAY(SELECT l.lane FROM lead.claimable_lanes(p_task_type) AS l);
     v_share record;
-    v_picked bigint[] := '{}'::bigint[];
-    v_suspects boolean;
+    v_best record;
+    v_ready_rows tid[];
+    v_most_stalls integer := 0;
+    v_removed bigint;
 BEGIN
+    task_ids := '{}';
     IF cardinality(v_lanes) = 1 THEN
-        v_picked := lead.pick_lane(p_task_type, v_lanes[1], p_limit, v_points, v_starving_since);
+        SELECT b.* INTO v_best FROM lead.pick_from_lane(p_task_type, v_lanes[1], p_limit, v_points, v_starving_since) AS b;
+        task_ids := v_best.task_ids;
+        task_rows := v_best.task_rows;
+        v_ready_rows := v_best.ready_rows;
+        v_most_stalls := v_best.most_stalls;
     ELSIF cardinality(v_lanes) > 1 THEN
         FOR v_share IN SELECT s.lane, s.places FROM lead.share_batch(p_task_type, p_limit) AS s LOOP
-            v_picked := v_picked || lead.pick_lane(p_task_type, v_share.lane, v_share.places, v_points, v_starving_since);
+            SELECT b.* INTO v_best FROM lead.pick_from_lane(p_task_type, v_share.lane, v_share.places, v_points, v_starving_since) AS b;
+            task_ids := task_ids || v_best.task_ids;
+            task_rows := task_rows || v_best.task_rows;
+            v_ready_rows := v_ready_rows || v_best.ready_rows;
+            v_most_stalls := greatest(v_most_stalls, v_best.most_stalls);
         END LOOP;
     END IF;
     -- A task that was lost with its run again and again may be what kills the run: it goes alone, so that it takes no other along.
-    SELECT bool_or(t.stalls >= v_isolated_from) INTO v_suspects FROM lead.task AS t WHERE t.id = ANY (v_picked) AND t.stalls > 0;
-    IF v_suspects IS NOT TRUE THEN
-        RETURN v_picked;
+    IF v_most_stalls >= v_isolated_from THEN
+        WITH suspects AS (
+            SELECT p.place, p.id, p.task_row, p.ready_row, t.stalls >= v_isolated_from AS is_suspect
+            FROM unnest(task_ids, task_rows, v_ready_rows) WITH ORDINALITY AS p (id, task_row, ready_row, place)
+            INNER JOIN lead.task AS t ON t.id = p.id
+        )
+        SELECT array_agg(s.id ORDER BY s.place), array_agg(s.task_row ORDER BY s.place), array_agg(s.ready_row ORDER BY s.place)
+        INTO task_ids, task_rows, v_ready_rows
+        FROM suspects AS s
+        WHERE CASE WHEN (SELECT f.is_suspect FROM suspects AS f WHERE f.place = 1) THEN s.place = 1 ELSE NOT s.is_suspect END;
     END IF;
-    IF (SELECT t.stalls >= v_isolated_from FROM lead.task AS t WHERE t.id = v_picked[1]) THEN
-        RETURN v_picked[1:1];
+    IF cardinality(task_ids) = 0 THEN
+        RETURN;
     END IF;
-    RETURN ARRAY(
-        SELECT p.id FROM unnest(v_picked) WITH ORDINALITY AS p (id, place)
-        INNER JOIN lead.task AS t ON t.id = p.id
-        WHERE t.stalls < v_isolated_from
-        ORDER BY p.place
-    );
+    DELETE FROM lead.ready AS r WHERE r.ctid = ANY (v_ready_rows);
+    GET DIAGNOSTICS v_removed = ROW_COUNT;
+    IF v_removed < cardinality(task_ids) THEN
+        -- A task was taken and came back between the reading of its entry and the locking of its row: it has a new entry.
+        DELETE FROM lead.ready AS r
+        USING lead.task AS t
+        WHERE t.id = ANY (task_ids) AND r.task_type = t.task_type AND r.lane = coalesce(t.tenant, '') AND r.score = t.score
+            AND r.queued_at = t.queued_at AND r.task_id = t.id;
+    END IF;
+    PERFORM lead.announce_move(p_task_type, 'queued', 'processing');
 END;
 $$;
 
@@ -571,14 +622,40 @@ CREATE OR REPLACE FUNCTION lead.take_tasks(
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 DECLARE
-    -- Picked once, before the UPDATE: in its WHERE clause a volatile function would be called for every row.
-    v_picked bigint[] := lead.pick_tasks(p_task_type, p_limit, p_current_time);
+    v_picked record;
 BEGIN
+    SELECT p.task_ids, p.task_rows INTO v_picked FROM lead.take_out_tasks(p_task_type, p_limit, p_current_time) AS p;
+    IF cardinality(v_picked.task_ids) > 0 THEN
+        UPDATE lead.task AS t
+        SET status = 'processing', execution_id = p_execution_id, claimed_at = p_current_time
+        WHERE t.ctid = ANY (v_picked.task_rows);
+    END IF;
+    RETURN v_picked.task_ids;
+END;
+$$;
+
+-- Takes the task of a type that has waited longest, if it is overdue: better work may come without end, and a task's score rises
+-- only once. NULL: none is.
+CREATE OR REPLACE FUNCTION lead.take_overdue_task(p_execution_id text, p_task_type text, p_current_time timestamptz) RETURNS bigint
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+AS $$
     UPDATE lead.task AS t
     SET status = 'processing', execution_id = p_execution_id, claimed_at = p_current_time
-    WHERE t.id = ANY (v_picked);
-    RETURN v_picked;
-END;
+    WHERE t.id = (
+        SELECT w.id
+        FROM lead.claimable_lanes(p_task_type) AS l,
+        generate_series(0, 100) AS s (score),
+        LATERAL (
+            SELECT r.task_id, r.queued_at FROM lead.ready AS r
+            WHERE r.task_type = p_task_type AND r.lane = l.lane AND r.score = s.score::smallint
+            ORDER BY r.queued_at, r.task_id LIMIT 1
+        ) AS oldest
+        INNER JOIN lead.task AS w ON w.id = oldest.task_id AND w.status = 'queued'
+        WHERE oldest.queued_at <= p_current_time - lead.seconds(60 * lead.setting_number('overdue_minutes'))
+        ORDER BY oldest.queued_at, w.id LIMIT 1 FOR NO KEY UPDATE OF w SKIP LOCKED
+    )
+    RETURNING t.id;
 $$;
 
 -- Pausing ------------------------------------------------------------------------------------------------------------
@@ -590,6 +667,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 DECLARE
     v_was text;
+    v_acting record;
 BEGIN
     PERFORM lead.check_clock(p_current_time);
     PERFORM lead.check_name('p_actor', p_actor);
@@ -597,7 +675,7 @@ BEGIN
     IF (p_task_type IS NULL) = (p_tenant IS NULL) THEN
         PERFORM lead.refuse('p_task_type', p_task_type, 'either p_task_type or p_tenant is needed');
     END IF;
-    PERFORM set_config('lead.actor', p_actor, true), set_config('lead.reason', p_reason, true);
+    SELECT * INTO v_acting FROM lead.act_as(p_actor, p_reason);
     IF p_task_type IS NOT NULL THEN
         SELECT p.mode INTO v_was FROM lead.workflow_policy AS p WHERE p.task_type = p_task_type FOR UPDATE;
         IF NOT FOUND THEN
@@ -611,6 +689,7 @@ BEGIN
         SELECT t.mode INTO v_was FROM lead.tenant AS t WHERE t.tenant = p_tenant FOR UPDATE;
         UPDATE lead.tenant AS t SET mode = p_mode, updated_at = p_current_time WHERE t.tenant = p_tenant AND t.mode <> p_mode;
     END IF;
+    PERFORM lead.act_as(v_acting.was_actor, v_acting.was_reason);
     RETURN jsonb_build_object('mode', p_mode, 'was', v_was, 'waiting', (
         SELECT coalesce(sum(d.tasks), 0) FROM lead.queue_depth_delta AS d
         WHERE d.status = 'queued' AND (d.task_type = p_task_type OR d.lane = p_tenant)
@@ -668,6 +747,31 @@ BEGIN
         wait_ms := CASE v_breaker.state WHEN 'open' THEN lead.milliseconds_until(v_breaker.retry_at, p_current_time) ELSE 500 END;
     END IF;
 END;
+$$;
+
+-- A breaker opens: what is still out of its probes is no probe any more, or its ending would count for those of the next time.
+-- SKIP LOCKED, since rows of calls and runs come before a breaker's; whoever holds one to end it finds the breaker open.
+CREATE OR REPLACE FUNCTION lead.forget_probes(p_name text) RETURNS void
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    UPDATE lead.api_call AS c SET is_probe = false
+    WHERE c.id = ANY (ARRAY(
+        SELECT o.id FROM public.workflow_orchestration AS w
+        INNER JOIN lead.api_call AS o ON o.execution_id = w.execution_id
+        WHERE w.status = 'running' AND o.is_probe AND o.status IN ('reserved', 'sent') AND 'provider:' || o.provider = p_name
+        ORDER BY o.id FOR UPDATE OF o SKIP LOCKED
+    ));
+    UPDATE public.workflow_orchestration AS w SET is_probe = false
+    WHERE w.id = ANY (ARRAY(
+        SELECT o.id FROM public.workflow_orchestration AS o
+        WHERE o.status IN ('pending', 'analyzing', 'dispatching', 'running') AND o.is_probe AND 'pipeline:' || o.workflow_type = p_name
+        ORDER BY o.id FOR NO KEY UPDATE SKIP LOCKED
+    ));
+    UPDATE lead.plan_reservation AS r SET is_probe = false
+    WHERE r.execution_id = ANY (ARRAY(
+        SELECT o.execution_id FROM lead.plan_reservation AS o WHERE o.is_probe AND 'pipeline:' || o.workflow_type = p_name
+        ORDER BY o.execution_id FOR UPDATE SKIP LOCKED
+    ));
 $$;
 
 -- Every ending of a call or run comes here: success, failure, or neutral (it says nothing about the destination).
@@ -731,6 +835,9 @@ BEGIN
         probes_succeeded = v_breaker.probes_succeeded, times_opened = v_breaker.times_opened, last_error = v_breaker.last_error,
         last_error_at = v_breaker.last_error_at, updated_at = v_breaker.updated_at
     WHERE b.name = p_name;
+    IF v_breaker.state = 'open' AND v_was <> 'open' THEN
+        PERFORM lead.forget_probes(p_name);
+    END IF;
     IF v_was = 'half_open' AND p_is_probe AND p_ending = 'success' THEN
         -- The destination answers again: what waits for it is due now. SKIP LOCKED, since it may be taken at this moment.
         UPDATE lead.task AS t SET deferred_until = p_current_time
@@ -752,13 +859,20 @@ CREATE OR REPLACE FUNCTION lead.budget_hold(
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 BEGIN
-    INSERT INTO lead.budget_account (budget_day, scope, scope_key) VALUES (p_day, p_scope, p_key) ON CONFLICT DO NOTHING;
-    -- The row is locked and read again by the UPDATE itself, so that no two holds can pass the limit together.
-    UPDATE lead.budget_account AS a
-    SET held_usd = a.held_usd + p_amount
-    WHERE a.budget_day = p_day AND a.scope = p_scope AND a.scope_key = p_key
-        AND (p_limit IS NULL OR a.spent_usd + a.held_usd + p_amount <= p_limit);
-    RETURN FOUND;
+    FOR v_try IN 1..2 LOOP
+        -- The row is locked and read again by the UPDATE itself, so that no two holds can pass the limit together.
+        UPDATE lead.budget_account AS a
+        SET held_usd = a.held_usd + p_amount
+        WHERE a.budget_day = p_day AND a.scope = p_scope AND a.scope_key = p_key
+            AND (p_limit IS NULL OR a.spent_usd + a.held_usd + p_amount <= p_limit);
+        -- Here, since the end of a loop sets FOUND anew.
+        IF FOUND THEN
+            RETURN true;
+        END IF;
+        -- The day's first hold makes its account.
+        INSERT INTO lead.budget_account (budget_day, scope, scope_key) VALUES (p_day, p_scope, p_key) ON CONFLICT DO NOTHING;
+    END LOOP;
+    RETURN false;
 END;
 $$;
 
@@ -769,7 +883,7 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
     UPDATE lead.budget_account AS a
     SET held_usd = a.held_usd - p_held, spent_usd = a.spent_usd + p_spent
-    WHERE a.budget_day = p_day AND a.scope = p_scope AND a.scope_key = p_key;
+    WHERE a.budget_day = p_day AND a.scope = p_scope AND a.scope_key = p_key AND (p_held <> 0 OR p_spent <> 0);
 $$;
 
 -- Holds an amount for an execution in the total and in its workflow's account, both or neither.
@@ -875,11 +989,18 @@ BEGIN
 
     connection_limit := lead.setting_number('database_connection_limit');
     SELECT count(*) INTO connections_used
-    FROM pg_stat_activity AS s
-    WHERE s.datname = current_database() AND s.application_name LIKE 'lead-coordinator%';
+    -- What pg_stat_activity reads, without the names that it looks up.
+    FROM pg_stat_get_activity(NULL) AS s
+    WHERE s.datid = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+        AND s.application_name LIKE 'lead-coordinator%';
     connections_remaining := greatest(0, connection_limit - connections_used);
 END;
 $$;
+
+-- From the first hour up to the second; 22 to 6 goes over midnight, and 9 to 9 is never.
+CREATE OR REPLACE FUNCTION lead.is_within_hours(p_hour integer, p_from numeric, p_until numeric) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN p_from <= p_until THEN p_hour >= p_from AND p_hour < p_until ELSE p_hour >= p_from OR p_hour < p_until END;
 
 -- The decision, step by step -------------------------------------------------------------------------------------------
 CREATE OR REPLACE FUNCTION public.get_intelligent_scheduled_tasks(
@@ -917,9 +1038,9 @@ BEGIN
     v_hour := extract(HOUR FROM v_local);
     v_is_weekend := extract(ISODOW FROM v_local) >= 6;
     v_is_business := NOT v_is_weekend
-        AND v_hour >= lead.setting_number('business_hours_start') AND v_hour < lead.setting_number('business_hours_end');
+        AND lead.is_within_hours(v_hour, lead.setting_number('business_hours_start'), lead.setting_number('business_hours_end'));
     v_is_peak := NOT v_is_weekend
-        AND v_hour >= lead.setting_number('peak_hours_start') AND v_hour < lead.setting_number('peak_hours_end');
+        AND lead.is_within_hours(v_hour, lead.setting_number('peak_hours_start'), lead.setting_number('peak_hours_end'));
     v_starving_since := p_current_time - lead.seconds(60 * lead.setting_number('starvation_minutes'));
 
     FOR v_policy IN SELECT p.* FROM lead.workflow_policy AS p ORDER BY p.base_priority DESC, p.workflow_type LOOP
@@ -1138,14 +1259,48 @@ BEGIN
         END IF;
         PERFORM lead.check_number_at(v_field, v_task, 'priority', -1000, 1000, true),
             lead.check_number_at(v_field, v_task, 'pending_items', 0, 1e12, true),
+            lead.check_number_at(v_field, v_task, 'oldest_wait_seconds', -1e12, 1e12),
             lead.check_number_at(v_field, v_task, 'estimated_duration_ms', 0, 1e9),
             lead.check_number_at(v_field, v_task, 'predicted_success_rate', 0, 1);
     END LOOP;
 END;
 $$;
 
--- Slots go one by one to the type that holds the least for its weight; ties to the higher priority. A batch is as large as the
--- policy, the budget and what waits allow: a run works its batch concurrently, and starting one costs seconds of CPU.
+-- How long a slot has been held; a moment at least, so that runs which take no time take turns too.
+CREATE OR REPLACE FUNCTION lead.slot_seconds(p_since timestamptz, p_current_time timestamptz) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN greatest(0.001, extract(EPOCH FROM p_current_time - p_since));
+
+-- What each type has been served for its weight, in slot-seconds: what is booked, what has ended since, and its runs under way up to
+-- this moment. A type that was never seen starts where the most served is.
+CREATE OR REPLACE FUNCTION lead.type_service(p_current_time timestamptz) RETURNS TABLE (
+    workflow_type text, running bigint, booked numeric, served numeric
+)
+LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT p.workflow_type, r.running, b.booked, b.booked + r.seconds / p.fair_weight + coalesce((
+        SELECT sum(c.virtual_time) FROM lead.fair_share AS c WHERE c.scope = 'charge:' || p.workflow_type
+    ), 0)
+    FROM lead.workflow_policy AS p
+    CROSS JOIN LATERAL (
+        SELECT coalesce(
+            (SELECT f.virtual_time FROM lead.fair_share AS f WHERE f.scope = 'type' AND f.key = p.workflow_type),
+            (SELECT max(f.virtual_time) FROM lead.fair_share AS f WHERE f.scope = 'type'), 0
+        ) AS booked
+    ) AS b
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS running, coalesce(sum(lead.slot_seconds(w.reserved_at, p_current_time)), 0) AS seconds
+        FROM public.workflow_orchestration AS w
+        WHERE w.workflow_type = p.workflow_type AND w.status IN ('pending', 'analyzing', 'dispatching', 'running')
+            AND w.reserved_at IS NOT NULL AND NOT w.is_external
+    ) AS r;
+$$;
+
+-- Free slots go one by one to the type that has been served least for its weight, in slot-seconds: what it has had, and what the
+-- runs just given to it are expected to take. Ties to the higher priority. A type that no task can be afforded for now, or that
+-- never fits into memory, is passed over; one that fits once others have ended is waited for, or small runs would keep it out for
+-- ever. A batch is as large as the policy, the budget and what waits allow: a run works its batch concurrently, and starting one
+-- costs seconds of CPU.
 CREATE OR REPLACE FUNCTION public.create_optimal_execution_plan(
     p_scheduled_tasks jsonb, p_resource_status jsonb, p_worker_id text, p_current_time timestamptz
 ) RETURNS jsonb
@@ -1158,19 +1313,21 @@ DECLARE
     v_free integer;
     v_budget numeric;
     v_memory integer;
-    v_memory_left integer;
-    v_clock numeric;
+    v_memory_when_idle integer;
     v_paced numeric;
     v_others_enabled boolean;
-    v_slots jsonb := '{}'::jsonb;
+    v_runs jsonb;
+    v_given jsonb := '{}'::jsonb;
+    v_short jsonb := '{}'::jsonb;
     v_type record;
     v_number integer := 0;
-    v_left bigint;
     v_batch integer;
     v_affordable integer;
+    v_reason text;
     v_workflows jsonb := '[]'::jsonb;
-    v_passed_over jsonb := '[]'::jsonb;
-    v_short text;
+    v_waited_for text;
+    v_passed_over jsonb;
+    v_in_line text[];
 BEGIN
     PERFORM lead.check_clock(p_current_time);
     PERFORM lead.check_name('p_worker_id', p_worker_id);
@@ -1188,8 +1345,9 @@ BEGIN
     v_free := least(v_capacity.free_slots, coalesce((v_constraints ->> 'free_slots')::integer, v_capacity.free_slots));
     v_budget := least(v_capacity.budget_remaining_usd, coalesce((v_constraints ->> 'budget_remaining_usd')::numeric, v_capacity.budget_remaining_usd));
     v_memory := least(v_capacity.memory_remaining_mb, coalesce((v_constraints ->> 'memory_remaining_mb')::integer, v_capacity.memory_remaining_mb));
-    v_memory_left := v_memory;
-    SELECT coalesce(max(f.virtual_time), 0) INTO v_clock FROM lead.fair_share AS f WHERE f.scope = 'clock' AND f.key = 'type';
+    SELECT v_memory + coalesce(sum(w.memory_allocated_mb), 0) INTO v_memory_when_idle
+    FROM public.workflow_orchestration AS w
+    WHERE w.status IN ('pending', 'analyzing', 'dispatching', 'running') AND w.reserved_at IS NOT NULL AND NOT w.is_external;
     SELECT count(*) > 1 INTO v_others_enabled FROM lead.workflow_policy AS p WHERE p.enabled;
 
     FOR v_type IN
@@ -1200,98 +1358,112 @@ BEGIN
             (SELECT 'one of ' || string_agg(p.workflow_type, ', ' ORDER BY p.workflow_type) || ' is needed' FROM lead.workflow_policy AS p));
     END LOOP;
 
-    -- Slots -------------------------------------------------------------------------------------------------------
-    FOR v_slot IN 1..v_free LOOP
-        SELECT c.workflow_type, c.run_memory_mb INTO v_type
+    SELECT jsonb_object_agg(s.workflow_type, jsonb_build_object(
+        'running', s.running, 'served', s.served, 'memory_mb', lead.run_memory_mb(s.workflow_type),
+        'spent', (
+            SELECT sum(a.held_usd + a.spent_usd) FROM lead.budget_account AS a
+            WHERE a.budget_day = lead.budget_day(p_current_time) AND a.scope = 'workflow' AND a.scope_key = s.workflow_type
+        )
+    ))
+    INTO v_runs
+    FROM lead.type_service(p_current_time) AS s;
+
+    WHILE v_number < v_free LOOP
+        SELECT c.* INTO v_type
         FROM (
-            SELECT p.workflow_type, p.fair_weight, p.max_batch, (t ->> 'priority')::integer AS priority,
+            SELECT p.*, t AS task, coalesce((t ->> 'priority')::integer, p.base_priority) AS priority,
                 coalesce((t ->> 'pending_items')::bigint, 0) AS pending,
-                coalesce((v_slots ->> p.workflow_type)::integer, 0) AS given,
-                lead.run_memory_mb(p.workflow_type) AS run_memory_mb,
-                greatest(v_clock, coalesce(f.virtual_time, v_clock)) AS virtual_time,
-                (
-                    SELECT count(*) FROM public.workflow_orchestration AS w
-                    WHERE w.workflow_type = p.workflow_type AND w.status IN ('pending', 'analyzing', 'dispatching', 'running')
-                        AND w.reserved_at IS NOT NULL AND NOT w.is_external
-                ) AS running
+                coalesce((v_given #>> ARRAY[p.workflow_type, 'runs'])::integer, 0) AS runs,
+                coalesce((v_given #>> ARRAY[p.workflow_type, 'tasks'])::bigint, 0) AS tasks,
+                coalesce((t ->> 'estimated_duration_ms')::numeric, p.expected_seconds * 1000) AS estimated_duration_ms,
+                (v_runs #>> ARRAY[p.workflow_type, 'served'])::numeric AS served,
+                (v_runs #>> ARRAY[p.workflow_type, 'running'])::integer AS running,
+                (v_runs #>> ARRAY[p.workflow_type, 'memory_mb'])::integer AS run_memory_mb,
+                coalesce((v_runs #>> ARRAY[p.workflow_type, 'spent'])::numeric, 0) AS committed_usd
             FROM jsonb_array_elements(p_scheduled_tasks -> 'tasks') AS t
             INNER JOIN lead.workflow_policy AS p ON p.workflow_type = t ->> 'workflow_type'
-            LEFT JOIN lead.fair_share AS f ON f.scope = 'type' AND f.key = p.workflow_type
             WHERE (t ->> 'should_execute')::boolean
         ) AS c
         INNER JOIN lead.circuit_breaker AS b ON b.name = 'pipeline:' || c.workflow_type
-        WHERE c.pending > c.given * c.max_batch
-            AND c.run_memory_mb <= v_memory_left
+        WHERE c.pending > c.tasks
+            AND NOT v_short ? c.workflow_type
             -- The last free slot never goes to a type that holds all others, if another type may need it.
             AND NOT (
-                v_others_enabled AND v_capacity.max_concurrent > 1 AND v_slot = v_capacity.free_slots
-                AND c.running + c.given >= v_capacity.max_concurrent - 1
+                v_others_enabled AND v_capacity.max_concurrent > 1 AND v_number + 1 = v_capacity.free_slots
+                AND c.running + c.runs >= v_capacity.max_concurrent - 1
             )
-            -- A half-open pipeline breaker lets its probes through, and no more.
-            AND (b.state = 'closed' OR c.given + c.running < greatest(1, b.probe_limit))
-        ORDER BY (c.running + c.given) / c.fair_weight, c.virtual_time + c.given / c.fair_weight, c.priority DESC, c.workflow_type
+            -- A half-open pipeline breaker lets its probes through, and no more; an open one whose time has come lets one through.
+            AND (b.state = 'closed' OR c.runs < CASE b.state WHEN 'open' THEN 1 ELSE b.probe_limit - b.probes_started END)
+        ORDER BY c.served + c.runs * c.estimated_duration_ms / 1000 / c.fair_weight, c.priority DESC, c.workflow_type
         LIMIT 1;
         EXIT WHEN NOT FOUND;
-        v_memory_left := v_memory_left - v_type.run_memory_mb;
-        v_slots := v_slots || jsonb_build_object(v_type.workflow_type, coalesce((v_slots ->> v_type.workflow_type)::integer, 0) + 1);
-    END LOOP;
-
-    -- Batches -----------------------------------------------------------------------------------------------------
-    FOR v_type IN
-        SELECT p.*, t AS task, coalesce((t ->> 'priority')::integer, p.base_priority) AS priority, coalesce((v_slots ->> p.workflow_type)::integer, 0) AS slots,
-            coalesce((t ->> 'pending_items')::bigint, 0) AS pending, lead.run_memory_mb(p.workflow_type) AS run_memory_mb
-        FROM jsonb_array_elements(p_scheduled_tasks -> 'tasks') AS t
-        INNER JOIN lead.workflow_policy AS p ON p.workflow_type = t ->> 'workflow_type'
-        ORDER BY (t ->> 'priority')::integer DESC NULLS LAST, p.workflow_type
-    LOOP
-        v_left := v_type.pending;
-        IF v_type.slots = 0 THEN
-            v_passed_over := v_passed_over || jsonb_build_object('workflow_type', v_type.workflow_type, 'waiting', v_type.pending, 'reason', CASE
-                WHEN NOT (v_type.task ->> 'should_execute')::boolean THEN v_type.task #>> '{reasoning,-1}'
-                WHEN v_free = 0 THEN format('%s of %s slots are busy', v_capacity.active, v_capacity.max_concurrent)
-                WHEN v_type.run_memory_mb > v_memory THEN format('a run needs %s MB and %s of %s MB are free', v_type.run_memory_mb, v_memory,
-                    v_capacity.memory_limit_mb)
-                ELSE 'other types come first in their fair share'
-            END);
-        END IF;
-        FOR v_slot IN 1..v_type.slots LOOP
-            v_paced := greatest(0, lead.paced_budget(v_type.priority, p_current_time) - (v_capacity.budget_limit_usd - v_budget));
-            v_affordable := CASE WHEN v_type.item_cost_limit_usd > 0
-                THEN least(v_type.max_batch, floor(least(v_budget, v_paced) / v_type.item_cost_limit_usd))::integer ELSE v_type.max_batch END;
-            v_batch := least(v_type.max_batch, v_left, v_affordable);
-            v_short := CASE
-                WHEN v_batch < 1 AND v_budget >= v_type.item_cost_limit_usd THEN format(
-                    'pacing: %s of %s USD held or spent, %s may be by now at priority %s; %s of %s waiting tasks fit',
-                    round(v_capacity.budget_limit_usd - v_budget, 2), round(v_capacity.budget_limit_usd, 2),
-                    round(v_capacity.budget_limit_usd - v_budget + v_paced, 2), v_type.priority, v_affordable, v_type.pending)
-                WHEN v_batch < 1 THEN format('budget %s of %s USD held or spent; %s of %s waiting tasks fit', round(v_capacity.budget_limit_usd - v_budget, 2),
-                    round(v_capacity.budget_limit_usd, 2), v_affordable, v_type.pending)
-                WHEN v_type.run_memory_mb > v_memory THEN format('a run needs %s MB and %s of %s MB are free', v_type.run_memory_mb, v_memory,
-                    v_capacity.memory_limit_mb)
-            END;
-            IF v_short IS NOT NULL THEN
-                v_passed_over := v_passed_over || jsonb_build_object('workflow_type', v_type.workflow_type, 'waiting', v_left, 'reason', v_short);
+        v_paced := greatest(0, lead.paced_budget(v_type.priority, p_current_time) - (v_capacity.budget_limit_usd - v_budget));
+        v_affordable := CASE WHEN v_type.item_cost_limit_usd > 0
+            THEN least(v_type.max_batch, floor(
+                least(v_budget, v_paced, v_type.daily_cost_limit_usd - v_type.committed_usd - v_type.tasks * v_type.item_cost_limit_usd)
+                / v_type.item_cost_limit_usd
+            ))::integer ELSE v_type.max_batch END;
+        v_batch := least(v_type.max_batch, v_type.pending - v_type.tasks, v_affordable);
+        v_reason := CASE
+            WHEN v_batch < 1 AND least(v_budget, v_paced) >= v_type.item_cost_limit_usd THEN format(
+                'budget of %s: %s of %s USD held or spent', v_type.workflow_type, round(v_type.committed_usd, 2),
+                round(v_type.daily_cost_limit_usd, 2))
+            WHEN v_batch < 1 AND v_budget >= v_type.item_cost_limit_usd THEN format(
+                'pacing: %s of %s USD held or spent, %s may be by now at priority %s; %s of %s waiting tasks fit',
+                round(v_capacity.budget_limit_usd - v_budget, 2), round(v_capacity.budget_limit_usd, 2),
+                round(v_capacity.budget_limit_usd - v_budget + v_paced, 2), v_type.priority, v_affordable, v_type.pending)
+            WHEN v_batch < 1 THEN format('budget %s of %s USD held or spent; %s of %s waiting tasks fit', round(v_capacity.budget_limit_usd - v_budget, 2),
+                round(v_capacity.budget_limit_usd, 2), v_affordable, v_type.pending)
+            WHEN v_type.run_memory_mb > v_memory THEN format('a run needs %s MB and %s of %s MB are free', v_type.run_memory_mb, v_memory,
+                v_capacity.memory_limit_mb)
+        END;
+        IF v_reason IS NOT NULL THEN
+            v_short := v_short || jsonb_build_object(v_type.workflow_type, v_reason);
+            IF v_batch >= 1 AND v_type.run_memory_mb <= v_memory_when_idle THEN
+                v_waited_for := v_type.workflow_type;
                 EXIT;
             END IF;
-            v_number := v_number + 1;
-            v_left := v_left - v_batch;
-            v_budget := v_budget - v_batch * v_type.item_cost_limit_usd;
-            v_memory := v_memory - v_type.run_memory_mb;
-            v_workflows := v_workflows || jsonb_build_object(
-                'execution_id', split_part(v_type.workflow_type, '_', 1) || '-' || substr(v_plan_id, 6) || '-' || v_number,
-                'workflow_type', v_type.workflow_type,
-                'task_type', v_type.task_type,
-                'priority', least(100, v_type.priority),
-                'batch_size', v_batch,
-                'estimated_cost', round(v_batch * v_type.item_cost_limit_usd, 10),
-                'estimated_duration_ms', coalesce((v_type.task ->> 'estimated_duration_ms')::numeric, v_type.expected_seconds * 1000),
-                'predicted_success_rate', coalesce((v_type.task ->> 'predicted_success_rate')::numeric, v_type.target_success_rate),
-                'api_calls', v_batch * v_type.calls_per_item,
-                'memory_mb', v_type.run_memory_mb,
-                'reasoning', coalesce(v_type.task -> 'reasoning', '[]') || to_jsonb(ARRAY[format('%s of %s waiting tasks in this batch', v_batch, v_type.pending)])
-            );
-        END LOOP;
+            CONTINUE;
+        END IF;
+        v_number := v_number + 1;
+        v_budget := v_budget - v_batch * v_type.item_cost_limit_usd;
+        v_memory := v_memory - v_type.run_memory_mb;
+        v_given := v_given || jsonb_build_object(
+            v_type.workflow_type, jsonb_build_object('runs', v_type.runs + 1, 'tasks', v_type.tasks + v_batch)
+        );
+        v_workflows := v_workflows || jsonb_build_object(
+            'execution_id', split_part(v_type.workflow_type, '_', 1) || '-' || substr(v_plan_id, 6) || '-' || v_number,
+            'workflow_type', v_type.workflow_type,
+            'task_type', v_type.task_type,
+            'priority', least(100, v_type.priority),
+            'batch_size', v_batch,
+            'overdue', coalesce((v_type.task ->> 'oldest_wait_seconds')::numeric >= 60 * lead.setting_number('overdue_minutes'), false),
+            'estimated_cost', round(v_batch * v_type.item_cost_limit_usd, 10),
+            'estimated_duration_ms', v_type.estimated_duration_ms,
+            'predicted_success_rate', coalesce((v_type.task ->> 'predicted_success_rate')::numeric, v_type.target_success_rate),
+            'api_calls', v_batch * v_type.calls_per_item,
+            'memory_mb', v_type.run_memory_mb,
+            'reasoning', coalesce(v_type.task -> 'reasoning', '[]') || to_jsonb(ARRAY[format('%s of %s waiting tasks in this batch', v_batch, v_type.pending)])
+        );
     END LOOP;
+
+    SELECT coalesce(jsonb_agg(w ORDER BY (w ->> 'priority')::integer DESC, w ->> 'workflow_type', place), '[]') INTO v_workflows
+    FROM jsonb_array_elements(v_workflows) WITH ORDINALITY AS g (w, place);
+    SELECT coalesce(jsonb_agg(jsonb_build_object('workflow_type', c.workflow_type, 'waiting', c.pending - c.tasks, 'reason', CASE
+            WHEN NOT c.should_execute THEN c.because
+            WHEN v_free = 0 THEN format('%s of %s slots are busy', v_capacity.active, v_capacity.max_concurrent)
+            ELSE coalesce(v_short ->> c.workflow_type, 'other types come first in their fair share')
+        END) ORDER BY c.priority DESC NULLS LAST, c.workflow_type) FILTER (WHERE c.tasks = 0 OR v_short ? c.workflow_type), '[]'),
+        -- Who waits for nothing but a slot.
+        coalesce(array_agg(c.workflow_type) FILTER (WHERE c.should_execute AND c.pending > c.tasks
+            AND (NOT v_short ? c.workflow_type OR c.workflow_type = v_waited_for)), '{}')
+    INTO v_passed_over, v_in_line
+    FROM (
+        SELECT t ->> 'workflow_type' AS workflow_type, (t ->> 'priority')::integer AS priority, (t ->> 'should_execute')::boolean AS should_execute,
+            t #>> '{reasoning,-1}' AS because, coalesce((t ->> 'pending_items')::bigint, 0) AS pending,
+            coalesce((v_given #>> ARRAY[t ->> 'workflow_type', 'tasks'])::bigint, 0) AS tasks
+        FROM jsonb_array_elements(p_scheduled_tasks -> 'tasks') AS t
+    ) AS c;
 
     RETURN jsonb_build_object(
         'plan_id', v_plan_id,
@@ -1319,7 +1491,8 @@ BEGIN
                     THEN round(100 * (1 - v_budget / v_capacity.budget_limit_usd), 2) ELSE 100 END
             ) FROM jsonb_array_elements(v_workflows) AS w
         ),
-        'passed_over', v_passed_over
+        'passed_over', v_passed_over,
+        'in_line', to_jsonb(v_in_line)
     );
 END;
 $$;
@@ -1381,15 +1554,25 @@ BEGIN
                 lead.run_memory_mb(p.workflow_type) AS memory_mb, p.enabled AND p.mode <> 'paused' AS may_run
             FROM jsonb_array_elements(p_execution_plan -> 'workflows_to_execute') AS w
             INNER JOIN lead.workflow_policy AS p ON p.workflow_type = w ->> 'workflow_type'
+            ORDER BY p.workflow_type
         LOOP
             SELECT a.* INTO v_admitted FROM lead.breaker_admit('pipeline:' || v_workflow.workflow_type, p_current_time) AS a;
-            IF NOT v_workflow.may_run OR NOT v_admitted.admitted
-                OR NOT lead.execution_hold(v_day, v_workflow.workflow_type, v_workflow.amount) THEN
+            IF NOT v_workflow.may_run OR NOT v_admitted.admitted THEN
                 RAISE EXCEPTION 'does not fit' USING ERRCODE = 'LC000';
             END IF;
             INSERT INTO lead.plan_reservation (plan_id, execution_id, workflow_type, budget_day, amount_usd, memory_mb, is_probe, reserved_at)
             VALUES (p_execution_plan ->> 'plan_id', v_workflow.execution_id, v_workflow.workflow_type, v_day, v_workflow.amount, v_workflow.memory_mb,
                 v_admitted.is_probe, p_current_time);
+        END LOOP;
+        -- All breakers before any account, as everywhere.
+        FOR v_workflow IN
+            SELECT r.workflow_type, r.amount_usd FROM lead.plan_reservation AS r
+            WHERE r.execution_id = ANY (ARRAY(SELECT w ->> 'execution_id' FROM jsonb_array_elements(p_execution_plan -> 'workflows_to_execute') AS w))
+            ORDER BY r.workflow_type
+        LOOP
+            IF NOT lead.execution_hold(v_day, v_workflow.workflow_type, v_workflow.amount_usd) THEN
+                RAISE EXCEPTION 'does not fit' USING ERRCODE = 'LC000';
+            END IF;
         END LOOP;
     EXCEPTION
         -- All or nothing: what was held so far is undone with this block.
@@ -1433,22 +1616,46 @@ BEGIN
 END;
 $$;
 
--- Charges a type for an execution, and moves the clock to whoever waits and was served least. Under the coordinator's lock.
-CREATE OR REPLACE FUNCTION lead.charge_type(p_workflow_type text, p_fair_weight numeric) RETURNS void
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+-- Executions have just been made: books what has ended, and carries idle types along with the least served of those that run or
+-- wait (p_in_line), so that idleness earns no credit. A type that holds all the slots it may have falls behind for ever if its
+-- weight would give it more: its credit is limited to what all slots can do until a run times out. Under the coordinator's lock.
+CREATE OR REPLACE FUNCTION lead.carry_idle_types(p_in_line text[], p_current_time timestamptz) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
-    INSERT INTO lead.fair_share AS f (scope, key, virtual_time)
-    SELECT 'type', p_workflow_type, coalesce(max(c.virtual_time), 0) + 1 / p_fair_weight
-    FROM lead.fair_share AS c WHERE c.scope = 'clock' AND c.key = 'type'
-    ON CONFLICT (scope, key) DO UPDATE
-    SET virtual_time = greatest(f.virtual_time, excluded.virtual_time - 1 / p_fair_weight) + 1 / p_fair_weight;
-    INSERT INTO lead.fair_share AS f (scope, key, virtual_time)
-    SELECT 'clock', 'type', min(t.virtual_time)
-    FROM lead.fair_share AS t
-    INNER JOIN lead.workflow_policy AS p ON p.workflow_type = t.key
-    WHERE t.scope = 'type' AND (t.key = p_workflow_type OR lead.queue_depth(p.task_type, 'queued') > 0)
-    HAVING count(*) > 0
-    ON CONFLICT (scope, key) DO UPDATE SET virtual_time = greatest(f.virtual_time, excluded.virtual_time);
+DECLARE
+    v_most integer := lead.setting_number('max_concurrent_workflows');
+    v_most_credit numeric := v_most * 60 * lead.setting_number('execution_timeout_minutes');
+BEGIN
+    IF EXISTS (SELECT 1 FROM lead.workflow_policy AS p
+        WHERE NOT EXISTS (SELECT 1 FROM lead.fair_share AS f WHERE f.scope = 'type' AND f.key = p.workflow_type)) THEN
+        INSERT INTO lead.fair_share (scope, key, virtual_time)
+        SELECT 'type', s.workflow_type, s.booked FROM lead.type_service(p_current_time) AS s
+        ON CONFLICT (scope, key) DO NOTHING;
+    END IF;
+    WITH ended AS (
+        DELETE FROM lead.fair_share AS c
+        WHERE c.scope = ANY (ARRAY(SELECT 'charge:' || p.workflow_type FROM lead.workflow_policy AS p))
+        RETURNING c.scope, c.virtual_time
+    )
+    UPDATE lead.fair_share AS f SET virtual_time = f.virtual_time + e.charged
+    FROM (SELECT c.scope, sum(c.virtual_time) AS charged FROM ended AS c GROUP BY c.scope) AS e
+    WHERE f.scope = 'type' AND e.scope = 'charge:' || f.key;
+    WITH service AS (
+        SELECT s.workflow_type, s.served, s.running > 0 OR s.workflow_type = ANY (p_in_line) AS is_active, s.running >= v_most - 1 AS holds_most,
+            v_most_credit / p.fair_weight AS most_credit
+        FROM lead.type_service(p_current_time) AS s
+        INNER JOIN lead.workflow_policy AS p ON p.workflow_type = s.workflow_type
+    ), least AS (
+        SELECT min(s.served) FILTER (WHERE s.is_active) AS of_active, min(s.served) FILTER (WHERE s.is_active AND NOT s.holds_most) AS of_others
+        FROM service AS s
+    )
+    UPDATE lead.fair_share AS f SET virtual_time = f.virtual_time + behind.served
+    FROM (
+        SELECT s.workflow_type, CASE WHEN NOT s.is_active THEN l.of_active WHEN s.holds_most THEN l.of_others - s.most_credit END - s.served AS served
+        FROM service AS s CROSS JOIN least AS l
+    ) AS behind
+    WHERE f.scope = 'type' AND f.key = behind.workflow_type AND behind.served > 0;
+END;
 $$;
 
 CREATE OR REPLACE FUNCTION public.create_execution_records(
@@ -1461,6 +1668,8 @@ DECLARE
     v_workflow jsonb;
     v_policy lead.workflow_policy;
     v_taken bigint[];
+    v_batch integer;
+    v_overdue bigint;
     v_amount numeric;
     v_created integer := 0;
 BEGIN
@@ -1473,15 +1682,29 @@ BEGIN
         AND NOT reserve_execution_resources(p_execution_plan, p_current_time) THEN
         RETURN 0;
     END IF;
+    -- The probe of a breaker that finds nothing to claim is given back: the breaker comes before the accounts.
+    PERFORM 1 FROM lead.circuit_breaker AS b
+    WHERE b.name = ANY (ARRAY(
+        SELECT 'pipeline:' || r.workflow_type FROM lead.plan_reservation AS r WHERE r.plan_id = p_execution_plan ->> 'plan_id' AND r.is_probe
+    )) ORDER BY b.name FOR UPDATE;
     FOR v_reservation IN
         SELECT r.* FROM lead.plan_reservation AS r WHERE r.plan_id = p_execution_plan ->> 'plan_id' ORDER BY r.execution_id FOR UPDATE
     LOOP
         SELECT w INTO v_workflow FROM jsonb_array_elements(p_execution_plan -> 'workflows_to_execute') AS w
         WHERE w ->> 'execution_id' = v_reservation.execution_id;
         SELECT p.* INTO v_policy FROM lead.workflow_policy AS p WHERE p.workflow_type = v_reservation.workflow_type;
-        v_taken := lead.take_tasks(
-            v_reservation.execution_id, v_policy.task_type, least((v_workflow ->> 'batch_size')::integer, v_policy.max_batch), p_current_time
-        );
+        v_batch := least((v_workflow ->> 'batch_size')::integer, v_policy.max_batch);
+        v_overdue := NULL;
+        -- One place of a batch is for what is overdue; where a batch is one task, every other one.
+        IF v_workflow -> 'overdue' = 'true' AND (v_batch > 1 OR hashtext(v_reservation.execution_id) % 2 = 0) THEN
+            v_overdue := lead.take_overdue_task(v_reservation.execution_id, v_policy.task_type, p_current_time);
+        END IF;
+        v_taken := CASE
+            WHEN v_overdue IS NULL THEN lead.take_tasks(v_reservation.execution_id, v_policy.task_type, v_batch, p_current_time)
+            -- What may have killed its runs goes alone (lead.take_out_tasks).
+            WHEN v_batch = 1 OR (SELECT t.stalls > 0 FROM lead.task AS t WHERE t.id = v_overdue) THEN ARRAY[v_overdue]
+            ELSE v_overdue || lead.take_tasks(v_reservation.execution_id, v_policy.task_type, v_batch - 1, p_current_time)
+        END;
         IF cardinality(v_taken) = 0 THEN
             PERFORM lead.release_reservation(v_reservation, p_current_time);
             CONTINUE;
@@ -1502,9 +1725,14 @@ BEGIN
         );
         PERFORM lead.record_execution_state(v_reservation.execution_id, 'DISPATCHING', format('%s tasks reserved', cardinality(v_taken)), NULL, p_current_time);
         DELETE FROM lead.plan_reservation AS r WHERE r.execution_id = v_reservation.execution_id;
-        PERFORM lead.charge_type(v_reservation.workflow_type, v_policy.fair_weight);
         v_created := v_created + 1;
     END LOOP;
+    IF v_created > 0 THEN
+        PERFORM lead.carry_idle_types(ARRAY(
+            SELECT i FROM jsonb_array_elements_text(CASE WHEN jsonb_typeof(p_execution_plan -> 'in_line') = 'array' THEN p_execution_plan -> 'in_line'
+                ELSE '[]' END) AS i
+        ), p_current_time);
+    END IF;
     RETURN v_created;
 END;
 $$;
@@ -1536,7 +1764,7 @@ BEGIN
     SET duration_ms = greatest(0, round(1000 * extract(EPOCH FROM p_current_time - s.entered_at)))
     WHERE s.id = v_coordinator.state_row_id;
     INSERT INTO public.workflow_states (execution_id, state, previous_state, transition_reason, entered_at, state_data)
-    VALUES ('coordinator', p_state, v_coordinator.state, coalesce(p_execution_plan ->> 'transition_reason', 'by ' || p_worker_id), p_current_time,
+    VALUES ('coordinator', p_state, v_coordinator.state, coalesce(lead.sanitise(p_execution_plan ->> 'transition_reason'), 'by ' || p_worker_id), p_current_time,
         jsonb_strip_nulls(jsonb_build_object('worker_id', p_worker_id, 'plan_id', p_execution_plan ->> 'plan_id',
             'tick_id', p_execution_plan ->> 'tick_id', 'total_workflows', p_execution_plan -> 'total_workflows')))
     RETURNING id INTO v_row_id;
@@ -1626,6 +1854,7 @@ BEGIN
     ELSIF v_coordinator.state = 'MONITORING' THEN
         PERFORM update_coordinator_state('IDLE', v_note || '{"transition_reason": "the next tick begins"}', p_worker_id, p_current_time);
     END IF;
+    -- Within a decision time goes on as it does on the clock, so that each state has the duration that it had.
     PERFORM update_coordinator_state('ANALYZING', v_note, p_worker_id, p_current_time);
     PERFORM lead.fold_queue_depth();
     PERFORM promote_due_tasks(p_current_time, 10000);
@@ -1647,12 +1876,12 @@ BEGIN
     ELSE
         v_plan := create_optimal_execution_plan(v_tasks, v_resources, p_worker_id, p_current_time) || v_note;
         IF (v_plan ->> 'total_workflows')::integer > 0 THEN
-            PERFORM update_coordinator_state('DISPATCHING', v_plan, p_worker_id, p_current_time);
+            PERFORM update_coordinator_state('DISPATCHING', v_plan, p_worker_id, p_current_time + (clock_timestamp() - v_started));
             IF reserve_execution_resources(v_plan, p_current_time) THEN
                 v_dispatched := create_execution_records(v_plan, p_worker_id, p_current_time);
             END IF;
             v_outcome := CASE WHEN v_dispatched > 0 THEN 'dispatched' ELSE 'nothing_to_do' END;
-            PERFORM update_coordinator_state('MONITORING', v_plan, p_worker_id, p_current_time);
+            PERFORM update_coordinator_state('MONITORING', v_plan, p_worker_id, p_current_time + (clock_timestamp() - v_started));
             PERFORM record_orchestration_metrics(v_plan, v_health, p_current_time);
         ELSE
             v_reason := coalesce((
@@ -1663,7 +1892,7 @@ BEGIN
     END IF;
     IF v_dispatched = 0 AND (SELECT c.state FROM lead.coordinator AS c) <> 'IDLE' THEN
         PERFORM update_coordinator_state('IDLE', v_note || jsonb_build_object('transition_reason', coalesce(v_reason, 'nothing to dispatch')),
-            p_worker_id, p_current_time);
+            p_worker_id, p_current_time + (clock_timestamp() - v_started));
     END IF;
 
     INSERT INTO lead.tick (tick_id, worker_id, decided_at, duration_ms, outcome, reason, workflows_dispatched, decision)
@@ -1815,7 +2044,10 @@ BEGIN
             v_execution.memory_allocated_mb)
     END;
     UPDATE public.workflow_orchestration AS w
-    SET heartbeat_at = p_current_time, lease_expires_at = p_current_time + lead.seconds(lead.setting_number('lease_seconds')),
+    SET heartbeat_at = p_current_time,
+        -- A worker of its own has asked for a lease of a length of its own.
+        lease_expires_at = p_current_time + CASE WHEN w.is_external THEN w.lease_expires_at - w.heartbeat_at
+            ELSE lead.seconds(lead.setting_number('lease_seconds')) END,
         memory_peak_mb = greatest(w.memory_peak_mb, p_memory_mb), updated_at = p_current_time
     WHERE w.id = v_execution.id
     RETURNING w.* INTO v_execution;
@@ -1876,19 +2108,26 @@ AS $$
         created_at = excluded.created_at;
 $$;
 
--- Tasks that waited only for those that have just completed.
+-- Tasks that waited only for those that have just completed. Locked first, counted in the next statement: of two completions at
+-- once, the second sees that nothing but its own was left.
 CREATE OR REPLACE FUNCTION lead.release_dependants(p_completed bigint[], p_current_time timestamptz) RETURNS void
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
-    WITH freed AS (
-        DELETE FROM lead.task_dependency AS d WHERE d.depends_on = ANY (p_completed) RETURNING d.task_id
-    )
+DECLARE
+    v_waiting bigint[] := ARRAY(SELECT DISTINCT d.task_id FROM lead.task_dependency AS d WHERE d.depends_on = ANY (p_completed));
+BEGIN
+    IF v_waiting = '{}' THEN
+        RETURN;
+    END IF;
+    PERFORM 1 FROM lead.task AS t WHERE t.id = ANY (v_waiting) ORDER BY t.id FOR UPDATE;
+    DELETE FROM lead.task_dependency AS d WHERE d.depends_on = ANY (p_completed);
     UPDATE lead.task AS t
     SET status = CASE WHEN t.not_before > p_current_time THEN 'deferred' ELSE 'queued' END, queued_at = p_current_time,
         deferred_until = CASE WHEN t.not_before > p_current_time THEN t.not_before END,
         defer_reason = CASE WHEN t.not_before > p_current_time THEN 'not before ' || t.not_before END
-    WHERE t.id IN (SELECT f.task_id FROM freed AS f) AND t.status = 'deferred' AND t.deferred_until IS NULL
-        AND NOT EXISTS (SELECT 1 FROM lead.task_dependency AS o WHERE o.task_id = t.id AND o.depends_on <> ALL (p_completed));
+    WHERE t.id = ANY (v_waiting) AND t.status = 'deferred' AND t.deferred_until IS NULL
+        AND NOT EXISTS (SELECT 1 FROM lead.task_dependency AS o WHERE o.task_id = t.id);
+END;
 $$;
 
 CREATE OR REPLACE FUNCTION public.complete_task(
@@ -2042,6 +2281,58 @@ BEGIN
 END;
 $$;
 
+-- Resolves open calls of executions whose rows the caller has locked: what was not sent is released; what was sent (unless only the
+-- others are meant) costs its maximum, since it may have been billed. Each breaker and account is changed once, in the order of locks:
+-- call by call, two that end together, or one beside a call that begins, would wait for each other in a circle.
+CREATE OR REPLACE FUNCTION lead.resolve_calls(
+    p_execution_ids text[], p_task_ids bigint[], p_unsent_only boolean, p_current_time timestamptz
+) RETURNS TABLE (execution_id text, settled integer, released integer)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_calls lead.api_call[] := ARRAY(
+        SELECT c FROM lead.api_call AS c
+        WHERE c.execution_id = ANY (p_execution_ids) AND (c.status = 'reserved' OR (c.status = 'sent' AND NOT p_unsent_only))
+            AND (p_task_ids IS NULL OR c.task_id = ANY (p_task_ids))
+        ORDER BY c.id FOR UPDATE
+    );
+    v_row record;
+BEGIN
+    UPDATE lead.api_call AS c
+    SET status = CASE o.status WHEN 'sent' THEN 'settled' ELSE 'released' END, settled_at = p_current_time,
+        outcome = CASE o.status WHEN 'sent' THEN 'unanswered' ELSE 'not_sent' END,
+        cost_usd = CASE o.status WHEN 'sent' THEN o.max_cost_usd ELSE 0 END
+    FROM unnest(v_calls) AS o WHERE c.id = o.id;
+    UPDATE lead.rate_slot AS s SET free_at = p_current_time, call_id = NULL
+    FROM unnest(v_calls) AS o
+    WHERE o.status = 'reserved' AND s.provider = o.provider AND s.slot_no = o.slot_no AND s.call_id = o.id;
+    UPDATE public.workflow_orchestration AS w
+    SET calls_held_usd = greatest(0, w.calls_held_usd - o.held_usd), actual_cost = w.actual_cost + o.spent_usd
+    FROM (
+        SELECT u.execution_id, sum(u.max_cost_usd) AS held_usd, coalesce(sum(u.max_cost_usd) FILTER (WHERE u.status = 'sent'), 0) AS spent_usd
+        FROM unnest(v_calls) AS u GROUP BY u.execution_id
+    ) AS o
+    WHERE w.execution_id = o.execution_id;
+    FOR v_row IN SELECT o.provider FROM unnest(v_calls) AS o WHERE o.is_probe ORDER BY o.provider LOOP
+        PERFORM lead.breaker_record('provider:' || v_row.provider, 'neutral', true, false, NULL, p_current_time);
+    END LOOP;
+    FOR v_row IN
+        SELECT o.budget_day, a.scope, a.scope_key, sum(o.max_cost_usd) AS held_usd,
+            coalesce(sum(o.max_cost_usd) FILTER (WHERE o.status = 'sent'), 0) AS spent_usd
+        FROM unnest(v_calls) AS o
+        CROSS JOIN LATERAL (VALUES (1, 'provider', o.provider), (2, 'tenant', o.tenant)) AS a (place, scope, scope_key)
+        WHERE a.scope_key IS NOT NULL
+        GROUP BY o.budget_day, a.place, a.scope, a.scope_key ORDER BY a.place, a.scope_key, o.budget_day
+    LOOP
+        PERFORM lead.budget_settle(v_row.budget_day, v_row.scope, v_row.scope_key, v_row.held_usd, v_row.spent_usd);
+    END LOOP;
+    RETURN QUERY
+    SELECT o.execution_id, count(*) FILTER (WHERE o.status = 'sent')::integer, count(*) FILTER (WHERE o.status = 'reserved')::integer
+    FROM unnest(v_calls) AS o GROUP BY o.execution_id;
+END;
+$$;
+
 -- The end of an execution, however it came. What was not sent is released, what was sent without an answer is settled at its
 -- maximum, tasks still held go back to the queue at once: as given back, or as lost with the run (stalled).
 CREATE OR REPLACE FUNCTION lead.end_execution(
@@ -2053,63 +2344,65 @@ AS $$
 DECLARE
     v_execution public.workflow_orchestration := p_execution;
     v_task lead.task;
-    v_call lead.api_call;
     v_settled integer := 0;
     v_released integer := 0;
     v_returned integer := 0;
     v_parked integer := 0;
+    v_task_cost numeric;
     v_cost numeric;
     v_calls bigint;
+    v_open_calls bigint;
 BEGIN
-    FOR v_call IN
-        SELECT c.* FROM lead.api_call AS c
-        WHERE c.execution_id = p_execution.execution_id AND c.status IN ('reserved', 'sent') ORDER BY c.provider, c.id FOR UPDATE
-    LOOP
-        IF v_call.status = 'reserved' THEN
-            PERFORM lead.release_call(v_call, p_current_time);
-            v_released := v_released + 1;
-        ELSE
-            UPDATE lead.api_call AS c SET status = 'settled', outcome = 'unanswered', cost_usd = c.max_cost_usd, settled_at = p_current_time
-            WHERE c.id = v_call.id;
-            PERFORM lead.breaker_record('provider:' || v_call.provider, 'neutral', v_call.is_probe, false, NULL, p_current_time);
-            PERFORM lead.call_settle(v_call, v_call.max_cost_usd);
-            v_settled := v_settled + 1;
-        END IF;
-    END LOOP;
-    SELECT coalesce(sum(c.cost_usd) FILTER (WHERE c.status = 'settled'), 0), count(*) FILTER (WHERE c.status = 'settled') INTO v_cost, v_calls
+    -- Every change of a call needs the row of its execution, which the caller has locked: the three figures are of one moment.
+    SELECT coalesce(sum(c.cost_usd) FILTER (WHERE c.status = 'settled'), 0), count(*) FILTER (WHERE c.status = 'settled'),
+        count(*) FILTER (WHERE c.status IN ('reserved', 'sent'))
+    INTO v_cost, v_calls, v_open_calls
     FROM lead.api_call AS c WHERE c.execution_id = p_execution.execution_id;
-
-    FOR v_task IN
-        SELECT t.* FROM lead.task AS t
+    IF v_open_calls > 0 THEN
+        PERFORM 1 FROM lead.task AS t
         WHERE t.id = ANY (lead.claimed_tasks(p_execution.execution_id, p_execution.task_ids))
             AND t.execution_id = p_execution.execution_id AND t.status = 'processing'
-        ORDER BY t.id FOR UPDATE
-    LOOP
-        IF p_stalled AND v_task.stalls + 1 >= lead.setting_number('stall_limit') THEN
-            PERFORM lead.end_attempt(v_task, 'dead_letter', 'stalled', p_reason, p_current_time);
-            UPDATE lead.task AS t
-            SET status = 'dead_letter', stalls = t.stalls + 1, processed_at = p_current_time, last_error_class = 'stalled', last_error_message = p_reason,
-                execution_id = NULL, claimed_at = NULL
-            WHERE t.id = v_task.id;
-            v_task.stalls := v_task.stalls + 1;
-            PERFORM lead.bury_task(v_task, format('lost with its run %s times', v_task.stalls), 'stalled', p_reason, '{}', p_current_time);
-            v_parked := v_parked + 1;
-        ELSE
-            PERFORM lead.end_attempt(v_task, CASE WHEN p_stalled THEN 'stalled' ELSE 'returned' END, NULL, p_reason, p_current_time);
-            UPDATE lead.task AS t
-            SET status = 'queued', stalls = t.stalls + p_stalled::integer, execution_id = NULL, claimed_at = NULL,
-                cost_usd = t.cost_usd + (SELECT coalesce(sum(c.cost_usd), 0) FROM lead.api_call AS c
-                    WHERE c.task_id = v_task.id AND c.execution_id = p_execution.execution_id AND c.status = 'settled')
-            WHERE t.id = v_task.id;
-            v_returned := v_returned + 1;
-        END IF;
-    END LOOP;
+        ORDER BY t.id FOR UPDATE;
+        SELECT r.settled, r.released INTO v_settled, v_released
+        FROM lead.resolve_calls(ARRAY[p_execution.execution_id], NULL, false, p_current_time) AS r;
+        SELECT coalesce(sum(c.cost_usd), 0), count(*) INTO v_cost, v_calls
+        FROM lead.api_call AS c WHERE c.execution_id = p_execution.execution_id AND c.status = 'settled';
+    END IF;
+
+    -- Each of its tasks counts once; when all are counted, none can be under way.
+    IF cardinality(p_execution.task_ids) = 0 OR p_execution.tasks_completed + p_execution.tasks_failed < cardinality(p_execution.task_ids) THEN
+        FOR v_task IN
+            SELECT t.* FROM lead.task AS t
+            WHERE t.id = ANY (lead.claimed_tasks(p_execution.execution_id, p_execution.task_ids))
+                AND t.execution_id = p_execution.execution_id AND t.status = 'processing'
+            ORDER BY t.id FOR UPDATE
+        LOOP
+            IF p_stalled AND v_task.stalls + 1 >= lead.setting_number('stall_limit') THEN
+                v_task_cost := lead.end_attempt(v_task, 'dead_letter', 'stalled', p_reason, p_current_time);
+                UPDATE lead.task AS t
+                SET status = 'dead_letter', stalls = t.stalls + 1, processed_at = p_current_time, last_error_class = 'stalled', last_error_message = p_reason,
+                    execution_id = NULL, claimed_at = NULL, cost_usd = t.cost_usd + v_task_cost
+                WHERE t.id = v_task.id;
+                v_task.stalls := v_task.stalls + 1;
+                PERFORM lead.bury_task(v_task, format('lost with its run %s times', v_task.stalls), 'stalled', p_reason, '{}', p_current_time);
+                v_parked := v_parked + 1;
+            ELSE
+                v_task_cost := lead.end_attempt(v_task, CASE WHEN p_stalled THEN 'stalled' ELSE 'returned' END, NULL, p_reason, p_current_time);
+                UPDATE lead.task AS t
+                SET status = 'queued', stalls = t.stalls + p_stalled::integer, execution_id = NULL, claimed_at = NULL,
+                    cost_usd = t.cost_usd + v_task_cost
+                WHERE t.id = v_task.id;
+                v_returned := v_returned + 1;
+            END IF;
+        END LOOP;
+    END IF;
 
     UPDATE public.workflow_orchestration AS w
     SET status = p_status, completed_at = p_current_time, updated_at = p_current_time, lease_expires_at = NULL, actual_cost = v_cost, calls_held_usd = 0,
+        tasks_completed = p_execution.tasks_completed,
         envelope_usd = 0, output_result = coalesce(p_output, w.output_result),
         error_details = CASE WHEN p_status = 'completed' THEN w.error_details ELSE jsonb_build_object('reason', p_reason) || coalesce(p_error, '{}') END,
-        metrics = w.metrics || jsonb_build_object('completed', w.tasks_completed, 'failed', w.tasks_failed, 'returned', v_returned, 'parked', v_parked,
+        metrics = w.metrics || jsonb_build_object('completed', p_execution.tasks_completed, 'failed', w.tasks_failed, 'returned', v_returned, 'parked', v_parked,
             'api_calls', v_calls)
     WHERE w.id = p_execution.id
     RETURNING w.* INTO v_execution;
@@ -2120,13 +2413,22 @@ BEGIN
             p_reason, NULL, p_current_time
         );
     END IF;
-    PERFORM lead.roll_up_execution(v_execution, v_calls, p_current_time);
     PERFORM lead.breaker_record(
         'pipeline:' || v_execution.workflow_type,
         CASE p_status WHEN 'completed' THEN 'success' WHEN 'cancelled' THEN 'neutral' ELSE 'failure' END,
         v_execution.is_probe, false, p_reason, p_current_time
     );
-    PERFORM lead.execution_settle(p_execution.budget_day, p_execution.workflow_type, p_execution.envelope_usd, v_cost);
+    IF p_execution.envelope_usd > 0 OR v_cost > 0 THEN
+        PERFORM lead.execution_settle(p_execution.budget_day, p_execution.workflow_type, p_execution.envelope_usd, v_cost);
+    END IF;
+    PERFORM lead.roll_up_execution(v_execution, v_calls, p_current_time);
+    -- A row of its own: who ends an execution waits for nobody. The next decision books it.
+    IF p_execution.reserved_at IS NOT NULL AND NOT p_execution.is_external THEN
+        INSERT INTO lead.fair_share (scope, key, virtual_time)
+        SELECT 'charge:' || p.workflow_type, p_execution.execution_id, lead.slot_seconds(p_execution.reserved_at, p_current_time) / p.fair_weight
+        FROM lead.workflow_policy AS p WHERE p.workflow_type = p_execution.workflow_type
+        ON CONFLICT (scope, key) DO NOTHING;
+    END IF;
     RETURN jsonb_build_object(
         'execution_id', v_execution.execution_id, 'workflow_type', v_execution.workflow_type, 'status', p_status, 'reason', p_reason,
         'completed', v_execution.tasks_completed, 'failed', v_execution.tasks_failed, 'returned', v_returned, 'tasks_requeued', v_returned,
@@ -2151,6 +2453,47 @@ BEGIN
 END;
 $$;
 
+-- A person calls an execution off. One that waits ends at once; one that runs is told with its next heartbeat, stops, and is
+-- recovered: its tasks go back to the queue either way, and no attempt of theirs is spent.
+CREATE OR REPLACE FUNCTION public.cancel_execution(
+    p_execution_id text, p_reason text, p_actor text DEFAULT NULL, p_current_time timestamptz DEFAULT clock_timestamp()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_execution public.workflow_orchestration;
+    v_reason text := lead.sanitise(p_reason);
+    v_answer jsonb;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.check_name('p_reason', p_reason);
+    PERFORM lead.check_actor(p_actor);
+    SELECT w.* INTO v_execution FROM public.workflow_orchestration AS w WHERE w.execution_id = p_execution_id FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'p_execution_id: there is no execution %', quote_nullable(left(p_execution_id, 200)) USING ERRCODE = 'LC005';
+    END IF;
+    v_answer := jsonb_build_object('execution_id', p_execution_id, 'status_before', v_execution.status, 'changed', true, 'returned', 0);
+    IF v_execution.status IN ('completed', 'failed', 'timeout', 'cancelled') THEN
+        RETURN v_answer || jsonb_build_object('status', v_execution.status, 'changed', false);
+    ELSIF v_execution.reserved_at IS NULL THEN
+        UPDATE public.workflow_orchestration AS w
+        SET status = 'cancelled', completed_at = p_current_time, updated_at = p_current_time,
+            error_details = jsonb_build_object('reason', v_reason)
+        WHERE w.id = v_execution.id;
+        v_answer := v_answer || '{"status": "cancelled"}';
+    ELSIF v_execution.status = 'running' THEN
+        UPDATE public.workflow_orchestration AS w SET stop_requested = v_reason, updated_at = p_current_time WHERE w.id = v_execution.id;
+        v_answer := v_answer || '{"status": "running"}';
+    ELSE
+        v_answer := v_answer || jsonb_build_object('status', 'cancelled', 'returned',
+            lead.end_execution(v_execution, 'cancelled', v_reason, false, NULL, NULL, p_current_time) -> 'returned');
+    END IF;
+    PERFORM lead.audit('cancel_execution', 'execution:' || p_execution_id, jsonb_build_object('status', v_execution.status),
+        jsonb_build_object('status', v_answer ->> 'status', 'stop_requested', v_execution.status = 'running'), p_reason, p_actor);
+    RETURN v_answer;
+END;
+$$;
+
 -- Workers of one's own -------------------------------------------------------------------------------------------------
 -- Claims a batch at once, without a plan, a row a task: for workers that bring their own capacity. They take none of our slots;
 -- what they call is limited and paid like any call, held from the day as they go. No row: nothing waits, or the type is paused.
@@ -2162,6 +2505,8 @@ CREATE OR REPLACE FUNCTION public.claim_tasks(
     tenant text, submitted_at timestamptz
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+-- Planning anew would cost as much as a tenth of a batch.
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -2169,6 +2514,7 @@ DECLARE
     v_fence bigint;
     v_execution_id text;
     v_picked bigint[];
+    v_rows tid[];
 BEGIN
     PERFORM lead.check_clock(p_current_time);
     PERFORM lead.check_name('p_worker_id', p_worker_id);
@@ -2186,8 +2532,7 @@ BEGIN
     IF v_policy.mode = 'paused' THEN
         RETURN;
     END IF;
-    v_picked := lead.pick_tasks(p_task_type, p_limit, p_current_time);
-    PERFORM lead.fold_queue_depth();
+    SELECT p.task_ids, p.task_rows INTO v_picked, v_rows FROM lead.take_out_tasks(p_task_type, p_limit, p_current_time) AS p;
     IF cardinality(v_picked) = 0 THEN
         RETURN;
     END IF;
@@ -2205,8 +2550,12 @@ BEGIN
     RETURN QUERY
     UPDATE lead.task AS t
     SET status = 'processing', execution_id = v_execution_id, claimed_at = p_current_time
-    WHERE t.id = ANY (v_picked)
+    WHERE t.ctid = ANY (v_rows)
     RETURNING v_execution_id, v_fence, t.id, t.payload, t.attempts + 1, t.value_usd, t.deadline_at, t.tenant, t.created_at;
+    -- A claim and a completion note four differences; each of many claims sums them up once in a while.
+    IF v_fence % 16 = 0 THEN
+        PERFORM lead.fold_queue_depth();
+    END IF;
 END;
 $$;
 
@@ -2217,6 +2566,8 @@ CREATE OR REPLACE FUNCTION public.complete_tasks(
     p_current_time timestamptz DEFAULT clock_timestamp()
 ) RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+-- Planning anew would cost as much as a tenth of a batch.
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_execution public.workflow_orchestration;
@@ -2238,6 +2589,8 @@ BEGIN
         v_ids := ARRAY(SELECT DISTINCT (r ->> 'task_id')::bigint FROM jsonb_array_elements(p_results) AS r);
     END IF;
     v_execution := lead.held_execution(p_execution_id, p_fence);
+    PERFORM lead.announce_move(p.task_type, 'processing', 'completed')
+    FROM lead.workflow_policy AS p WHERE p.workflow_type = v_execution.workflow_type;
     IF p_results IS NULL AND v_execution.actual_cost = 0 THEN
         WITH done AS (
             UPDATE lead.task AS t
@@ -2250,37 +2603,38 @@ BEGIN
         )
         SELECT count(*), array_agg(d.id) INTO v_completed, v_ids FROM done AS d;
     ELSE
-    WITH done AS (
-        UPDATE lead.task AS t
-        SET status = 'completed', processed_at = p_current_time, defer_reason = NULL,
-            result = coalesce(given.result, '{}'), cost_usd = t.cost_usd + coalesce(paid.cost_usd, 0)
-        FROM lead.task AS held
-        LEFT JOIN (
-            SELECT (r ->> 'task_id')::bigint AS task_id, r -> 'result' AS result FROM jsonb_array_elements(p_results) AS r
-        ) AS given ON given.task_id = held.id
-        LEFT JOIN (
-            SELECT c.task_id, sum(c.cost_usd) AS cost_usd FROM lead.api_call AS c
-            WHERE c.execution_id = p_execution_id AND c.status = 'settled' GROUP BY c.task_id
-        ) AS paid ON paid.task_id = held.id
-        WHERE held.id = ANY (CASE WHEN p_results IS NULL THEN v_execution.task_ids ELSE v_ids END)
-            AND held.execution_id = p_execution_id AND held.status = 'processing'
-            AND t.id = held.id
-        RETURNING t.id, t.attempts, t.claimed_at, coalesce(paid.cost_usd, 0) AS cost_usd
-    ), ended AS (
-        INSERT INTO lead.task_attempt (task_id, attempt, execution_id, started_at, ended_at, outcome, cost_usd)
-        SELECT d.id, d.attempts + 1, p_execution_id, d.claimed_at, p_current_time, 'completed', d.cost_usd FROM done AS d
-    )
-    SELECT count(*), array_agg(d.id) INTO v_completed, v_ids FROM done AS d;
+        WITH done AS (
+            UPDATE lead.task AS t
+            SET status = 'completed', processed_at = p_current_time, defer_reason = NULL,
+                result = coalesce(given.result, '{}'), cost_usd = t.cost_usd + coalesce(paid.cost_usd, 0)
+            FROM lead.task AS held
+            LEFT JOIN (
+                SELECT (r ->> 'task_id')::bigint AS task_id, r -> 'result' AS result FROM jsonb_array_elements(p_results) AS r
+            ) AS given ON given.task_id = held.id
+            LEFT JOIN (
+                SELECT c.task_id, sum(c.cost_usd) AS cost_usd FROM lead.api_call AS c
+                WHERE c.execution_id = p_execution_id AND c.status = 'settled' GROUP BY c.task_id
+            ) AS paid ON paid.task_id = held.id
+            WHERE held.id = ANY (CASE WHEN p_results IS NULL THEN v_execution.task_ids ELSE v_ids END)
+                AND held.execution_id = p_execution_id AND held.status = 'processing'
+                AND t.id = held.id
+            RETURNING t.id, t.attempts, t.claimed_at, coalesce(paid.cost_usd, 0) AS cost_usd
+        ), ended AS (
+            INSERT INTO lead.task_attempt (task_id, attempt, execution_id, started_at, ended_at, outcome, cost_usd)
+            SELECT d.id, d.attempts + 1, p_execution_id, d.claimed_at, p_current_time, 'completed', d.cost_usd FROM done AS d
+        )
+        SELECT count(*), array_agg(d.id) INTO v_completed, v_ids FROM done AS d;
     END IF;
     IF EXISTS (SELECT 1 FROM lead.task_dependency AS d WHERE d.depends_on = ANY (v_ids)) THEN
         PERFORM lead.release_dependants(v_ids, p_current_time);
     END IF;
-    UPDATE public.workflow_orchestration AS w
-    SET tasks_completed = w.tasks_completed + v_completed, updated_at = p_current_time
-    WHERE w.id = v_execution.id
-    RETURNING w.* INTO v_execution;
     IF p_finish THEN
+        v_execution.tasks_completed := v_execution.tasks_completed + v_completed;
         PERFORM lead.end_execution(v_execution, 'completed', 'run ended as completed', false, NULL, NULL, p_current_time);
+    ELSE
+        UPDATE public.workflow_orchestration AS w
+        SET tasks_completed = w.tasks_completed + v_completed, updated_at = p_current_time
+        WHERE w.id = v_execution.id;
     END IF;
     RETURN v_completed;
 END;
@@ -2330,6 +2684,10 @@ BEGIN
     IF v_execution.status <> 'running' OR v_execution.run_id IS DISTINCT FROM p_run_id THEN
         RETURN jsonb_build_object('ignored', format('execution is %s and belongs to run %s', v_execution.status, coalesce(v_execution.run_id, 'none')));
     END IF;
+    -- It stopped because it was told to: no failure of the run or of its tasks.
+    IF v_execution.stop_requested IS NOT NULL THEN
+        RETURN lead.end_execution(v_execution, 'cancelled', v_execution.stop_requested, false, NULL, NULL, p_current_time);
+    END IF;
     RETURN lead.end_execution(v_execution, 'failed', left(coalesce(lead.sanitise(p_reason), 'the run failed'), 500), true, NULL, NULL, p_current_time);
 END;
 $$;
@@ -2338,27 +2696,57 @@ CREATE OR REPLACE FUNCTION public.recover_executions(p_current_time timestamptz 
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 DECLARE
+    v_ids bigint[] := ARRAY(
+        SELECT w.id FROM public.workflow_orchestration AS w
+        WHERE w.status = 'running' AND w.reserved_at IS NOT NULL AND (w.lease_expires_at <= p_current_time OR w.timeout_at <= p_current_time)
+        ORDER BY w.id FOR NO KEY UPDATE SKIP LOCKED
+    );
+    v_reserved text[] := ARRAY(
+        SELECT r.execution_id FROM lead.plan_reservation AS r
+        WHERE r.reserved_at + lead.seconds(lead.setting_number('reservation_seconds')) <= p_current_time
+        ORDER BY r.execution_id FOR UPDATE SKIP LOCKED
+    );
+    v_types text[];
+    v_days date[];
+    v_resolved jsonb;
     v_execution public.workflow_orchestration;
     v_reservation lead.plan_reservation;
     v_recovered jsonb := '[]'::jsonb;
 BEGIN
     PERFORM lead.check_clock(p_current_time);
-    FOR v_execution IN
-        SELECT w.* FROM public.workflow_orchestration AS w
-        WHERE w.status = 'running' AND w.reserved_at IS NOT NULL AND (w.lease_expires_at <= p_current_time OR w.timeout_at <= p_current_time)
-        ORDER BY w.id FOR NO KEY UPDATE SKIP LOCKED
-    LOOP
-        v_recovered := v_recovered || CASE
+    -- What all of them need is locked first, in the order that holds everywhere: one after the other they would break it.
+    IF v_ids <> '{}' OR v_reserved <> '{}' THEN
+        SELECT array_agg(DISTINCT e.workflow_type), array_agg(DISTINCT e.budget_day) INTO v_types, v_days
+        FROM (
+            SELECT w.workflow_type, w.budget_day FROM public.workflow_orchestration AS w WHERE w.id = ANY (v_ids)
+            UNION ALL
+            SELECT r.workflow_type, r.budget_day FROM lead.plan_reservation AS r WHERE r.execution_id = ANY (v_reserved)
+        ) AS e;
+        PERFORM 1 FROM lead.task AS t
+        WHERE t.status = 'processing' AND t.id = ANY (ARRAY(
+            SELECT i FROM public.workflow_orchestration AS w, unnest(lead.claimed_tasks(w.execution_id, w.task_ids)) AS i WHERE w.id = ANY (v_ids)
+        )) AND t.execution_id = ANY (ARRAY(SELECT w.execution_id FROM public.workflow_orchestration AS w WHERE w.id = ANY (v_ids)))
+        ORDER BY t.id FOR UPDATE;
+        SELECT jsonb_object_agg(r.execution_id, jsonb_build_object('calls_settled', r.settled, 'calls_released', r.released)) INTO v_resolved
+        FROM lead.resolve_calls(
+            ARRAY(SELECT w.execution_id FROM public.workflow_orchestration AS w WHERE w.id = ANY (v_ids)), NULL, false, p_current_time
+        ) AS r;
+        PERFORM 1 FROM lead.circuit_breaker AS b
+        WHERE b.name = ANY (ARRAY(SELECT 'pipeline:' || w FROM unnest(v_types) AS w)) ORDER BY b.name FOR UPDATE;
+        PERFORM 1 FROM lead.budget_account AS a
+        WHERE a.budget_day = ANY (v_days) AND (a.scope = 'total' OR (a.scope = 'workflow' AND a.scope_key = ANY (v_types)))
+        ORDER BY a.scope, a.scope_key, a.budget_day FOR UPDATE;
+    END IF;
+    FOR v_execution IN SELECT w.* FROM public.workflow_orchestration AS w WHERE w.id = ANY (v_ids) ORDER BY w.workflow_type, w.id LOOP
+        v_recovered := v_recovered || (CASE
+            WHEN v_execution.stop_requested IS NOT NULL
+                THEN lead.end_execution(v_execution, 'cancelled', v_execution.stop_requested, false, NULL, NULL, p_current_time)
             WHEN v_execution.timeout_at <= p_current_time
                 THEN lead.end_execution(v_execution, 'timeout', format('timed out at %s', v_execution.timeout_at), true, NULL, NULL, p_current_time)
             ELSE lead.end_execution(v_execution, 'failed', format('no heartbeat since %s', v_execution.heartbeat_at), true, NULL, NULL, p_current_time)
-        END;
+        END || coalesce(v_resolved -> v_execution.execution_id, '{}'));
     END LOOP;
-    FOR v_reservation IN
-        SELECT r.* FROM lead.plan_reservation AS r
-        WHERE r.reserved_at + lead.seconds(lead.setting_number('reservation_seconds')) <= p_current_time
-        ORDER BY r.execution_id FOR UPDATE SKIP LOCKED
-    LOOP
+    FOR v_reservation IN SELECT r.* FROM lead.plan_reservation AS r WHERE r.execution_id = ANY (v_reserved) ORDER BY r.execution_id LOOP
         PERFORM lead.release_reservation(v_reservation, p_current_time);
     END LOOP;
     -- Nothing left to monitor: the coordinator rests. SKIP LOCKED, since whoever decides holds that row before any execution.
@@ -2383,10 +2771,12 @@ DECLARE
     v_execution public.workflow_orchestration;
     v_policy lead.workflow_policy;
     v_capacity record;
+    v_admitted record;
     v_memory integer;
     v_taken bigint[];
     v_amount numeric;
     v_reason text;
+    v_wait text;
     v_day date := lead.budget_day(p_current_time);
     v_adopted jsonb := '[]'::jsonb;
     v_refused jsonb := '[]'::jsonb;
@@ -2396,31 +2786,57 @@ BEGIN
     PERFORM 1 FROM lead.coordinator AS c FOR UPDATE;
     FOR v_execution IN
         SELECT w.* FROM public.workflow_orchestration AS w
-        WHERE w.status = 'pending' AND w.reserved_at IS NULL ORDER BY w.priority_score DESC, w.id LIMIT 100 FOR UPDATE SKIP LOCKED
+        WHERE w.status IN ('pending', 'analyzing', 'dispatching', 'running') AND w.reserved_at IS NULL
+        ORDER BY w.priority_score DESC, w.id LIMIT 100 FOR UPDATE SKIP LOCKED
     LOOP
         SELECT p.* INTO v_policy FROM lead.workflow_policy AS p WHERE p.workflow_type = v_execution.workflow_type;
         SELECT c.* INTO v_capacity FROM lead.capacity(p_current_time) AS c;
         v_memory := lead.run_memory_mb(v_execution.workflow_type);
         v_amount := least(greatest(v_execution.batch_size, 1), v_policy.max_batch) * v_policy.item_cost_limit_usd;
         v_reason := CASE
+            WHEN v_execution.status <> 'pending' THEN format('it was inserted as %s: only a pending row can be adopted', v_execution.status)
             WHEN NOT v_policy.enabled THEN format('%s is disabled by policy: %s', v_policy.workflow_type, coalesce(v_policy.disabled_reason, 'by an operator'))
             WHEN v_policy.mode = 'paused' THEN format('%s is paused by an operator', v_policy.workflow_type)
             WHEN lead.queue_depth(v_policy.task_type, 'queued') = 0 THEN format('no %s task waits', v_policy.task_type)
         END;
-        IF v_reason IS NULL AND (v_capacity.free_slots = 0 OR v_capacity.memory_remaining_mb < v_memory
-            OR NOT lead.execution_hold(v_day, v_execution.workflow_type, v_amount)) THEN
-            v_waiting := v_waiting || jsonb_build_object('execution_id', v_execution.execution_id, 'reason', format(
-                '%s of %s slots busy, %s MB and %s USD left', v_capacity.active, v_capacity.max_concurrent, v_capacity.memory_remaining_mb,
-                round(v_capacity.budget_remaining_usd, 2)));
-            CONTINUE;
-        END IF;
         IF v_reason IS NULL THEN
+            -- What a decision would ask too: a row of somebody else's gets no more than its type's share.
+            v_wait := CASE
+                WHEN v_capacity.free_slots = 0 OR v_capacity.memory_remaining_mb < v_memory THEN format(
+                    '%s of %s slots busy, %s MB and %s USD left', v_capacity.active, v_capacity.max_concurrent, v_capacity.memory_remaining_mb,
+                    round(v_capacity.budget_remaining_usd, 2))
+                WHEN v_capacity.free_slots = 1 AND v_capacity.max_concurrent > 1
+                    AND EXISTS (SELECT 1 FROM lead.workflow_policy AS p WHERE p.enabled AND p.workflow_type <> v_execution.workflow_type)
+                    AND (
+                        SELECT count(*) FROM public.workflow_orchestration AS w
+                        WHERE w.status IN ('pending', 'analyzing', 'dispatching', 'running') AND w.reserved_at IS NOT NULL
+                            AND NOT w.is_external AND w.workflow_type = v_execution.workflow_type
+                    ) >= v_capacity.max_concurrent - 1 THEN format('%s holds all other slots: the last one is for the other types', v_execution.workflow_type)
+                WHEN v_amount > lead.paced_budget(v_execution.priority_score, p_current_time) - v_capacity.budget_committed_usd THEN format(
+                    'pacing: %s of %s USD held or spent, and %s may be by now at priority %s', round(v_capacity.budget_committed_usd, 2),
+                    round(v_capacity.budget_limit_usd, 2), round(lead.paced_budget(v_execution.priority_score, p_current_time), 2),
+                    v_execution.priority_score)
+            END;
+            IF v_wait IS NULL THEN
+                SELECT a.* INTO v_admitted FROM lead.breaker_admit('pipeline:' || v_execution.workflow_type, p_current_time) AS a;
+                IF NOT v_admitted.admitted THEN
+                    v_wait := format('the circuit breaker pipeline:%s is not closed', v_execution.workflow_type);
+                ELSIF NOT lead.execution_hold(v_day, v_execution.workflow_type, v_amount) THEN
+                    PERFORM lead.breaker_record('pipeline:' || v_execution.workflow_type, 'neutral', v_admitted.is_probe, false, NULL, p_current_time);
+                    v_wait := format('budget: %s USD left, %s are needed', round(v_capacity.budget_remaining_usd, 2), round(v_amount, 2));
+                END IF;
+            END IF;
+            IF v_wait IS NOT NULL THEN
+                v_waiting := v_waiting || jsonb_build_object('execution_id', v_execution.execution_id, 'reason', v_wait);
+                CONTINUE;
+            END IF;
             v_taken := lead.take_tasks(
                 v_execution.execution_id, v_policy.task_type, least(greatest(v_execution.batch_size, 1), v_policy.max_batch), p_current_time
             );
             PERFORM lead.execution_settle(v_day, v_execution.workflow_type, v_amount - cardinality(v_taken) * v_policy.item_cost_limit_usd, 0);
             v_amount := cardinality(v_taken) * v_policy.item_cost_limit_usd;
             IF cardinality(v_taken) = 0 THEN
+                PERFORM lead.breaker_record('pipeline:' || v_execution.workflow_type, 'neutral', v_admitted.is_probe, false, NULL, p_current_time);
                 v_reason := format('no %s task waits', v_policy.task_type);
             END IF;
         END IF;
@@ -2434,11 +2850,15 @@ BEGIN
         END IF;
         UPDATE public.workflow_orchestration AS w
         SET reserved_at = p_current_time, scheduled_at = p_current_time, updated_at = p_current_time, budget_day = v_day, envelope_usd = v_amount,
-            estimated_cost = v_amount, batch_size = cardinality(v_taken), task_ids = v_taken, memory_allocated_mb = v_memory, api_calls_allocated = cardinality(v_taken) * v_policy.calls_per_item
+            estimated_cost = v_amount, batch_size = cardinality(v_taken), task_ids = v_taken, memory_allocated_mb = v_memory, api_calls_allocated = cardinality(v_taken) * v_policy.calls_per_item,
+            is_probe = v_admitted.is_probe
         WHERE w.id = v_execution.id;
         PERFORM lead.record_execution_state(v_execution.execution_id, 'DISPATCHING', format('adopted with %s tasks', cardinality(v_taken)), NULL, p_current_time);
         v_adopted := v_adopted || to_jsonb(v_execution.execution_id);
     END LOOP;
+    IF v_adopted <> '[]' THEN
+        PERFORM lead.carry_idle_types('{}', p_current_time);
+    END IF;
     RETURN jsonb_build_object('adopted', v_adopted, 'refused', v_refused, 'waiting', v_waiting);
 END;
 $$;
@@ -2493,6 +2913,7 @@ CREATE OR REPLACE FUNCTION public.begin_api_call(
     p_current_time timestamptz DEFAULT clock_timestamp()
 ) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_execution public.workflow_orchestration;
@@ -2554,31 +2975,35 @@ BEGIN
             v_reason := 'rate_limited';
             v_wait_ms := lead.milliseconds_until(v_provider.blocked_until, p_current_time);
         ELSE
-            SELECT a.* INTO v_admitted FROM lead.breaker_admit('provider:' || v_provider.provider, p_current_time) AS a;
-            IF NOT v_admitted.admitted THEN
-                v_reason := 'breaker_open';
-                v_wait_ms := v_admitted.wait_ms;
-            ELSE
-                SELECT s.slot_no INTO v_slot_no FROM lead.rate_slot AS s
-                WHERE s.provider = v_provider.provider AND s.slot_no <= v_provider.adaptive_limit AND s.free_at <= p_current_time
-                ORDER BY s.free_at LIMIT 1 FOR UPDATE SKIP LOCKED;
-                IF NOT FOUND THEN
-                    v_reason := 'rate_limited';
-                    SELECT min(s.free_at) INTO v_next_free FROM lead.rate_slot AS s
-                    WHERE s.provider = v_provider.provider AND s.slot_no <= v_provider.adaptive_limit;
-                    -- A slot that is free and locked is being taken or given back at this moment.
-                    v_wait_ms := greatest(20, lead.milliseconds_until(v_next_free, p_current_time));
-                ELSIF NOT lead.call_hold(v_execution.budget_day, v_provider.provider, v_provider.daily_cost_limit, v_tenant, v_max) THEN
-                    v_reason := 'budget';
-                ELSIF v_extra > 0 AND NOT lead.execution_hold(v_execution.budget_day, v_execution.workflow_type, v_extra) THEN
-                    v_reason := 'budget';
-                    PERFORM lead.budget_settle(v_execution.budget_day, 'provider', v_provider.provider, v_max, 0);
-                    PERFORM lead.budget_settle(v_execution.budget_day, 'tenant', v_tenant, v_max, 0);
+            -- What a candidate that is refused had taken is undone with this block, its locks too: two callers that prefer different
+            -- providers would otherwise wait for each other.
+            BEGIN
+                SELECT a.* INTO v_admitted FROM lead.breaker_admit('provider:' || v_provider.provider, p_current_time) AS a;
+                IF NOT v_admitted.admitted THEN
+                    v_reason := 'breaker_open';
+                    v_wait_ms := v_admitted.wait_ms;
+                ELSE
+                    SELECT s.slot_no INTO v_slot_no FROM lead.rate_slot AS s
+                    WHERE s.provider = v_provider.provider AND s.slot_no <= v_provider.adaptive_limit AND s.free_at <= p_current_time
+                    ORDER BY s.free_at LIMIT 1 FOR UPDATE SKIP LOCKED;
+                    IF NOT FOUND THEN
+                        v_reason := 'rate_limited';
+                        SELECT min(s.free_at) INTO v_next_free FROM lead.rate_slot AS s
+                        WHERE s.provider = v_provider.provider AND s.slot_no <= v_provider.adaptive_limit;
+                        -- A slot that is free and locked is being taken or given back at this moment.
+                        v_wait_ms := greatest(20, lead.milliseconds_until(v_next_free, p_current_time));
+                    ELSIF NOT lead.call_hold(v_execution.budget_day, v_provider.provider, v_provider.daily_cost_limit, v_tenant, v_max) THEN
+                        v_reason := 'budget';
+                    ELSIF v_extra > 0 AND NOT lead.execution_hold(v_execution.budget_day, v_execution.workflow_type, v_extra) THEN
+                        v_reason := 'budget';
+                    END IF;
                 END IF;
                 IF v_reason IS NOT NULL THEN
-                    PERFORM lead.breaker_record('provider:' || v_provider.provider, 'neutral', v_admitted.is_probe, false, NULL, p_current_time);
+                    RAISE EXCEPTION 'refused' USING ERRCODE = 'LC000';
                 END IF;
-            END IF;
+            EXCEPTION WHEN SQLSTATE 'LC000' THEN
+                NULL;
+            END;
         END IF;
         IF v_reason IS NOT NULL THEN
             v_blocked := v_blocked || jsonb_build_object('provider', v_provider.provider, 'reason', v_reason, 'wait_ms', v_wait_ms);
@@ -2610,12 +3035,72 @@ BEGIN
 END;
 $$;
 
+-- Several slots at a time: one answer a call, in the order given, each granted or not by itself. What the calls may touch is locked
+-- first, in the order that holds everywhere, so that two batches never wait for each other in a circle.
+CREATE OR REPLACE FUNCTION public.begin_api_calls(
+    p_execution_id text, p_fence bigint, p_calls jsonb, p_current_time timestamptz DEFAULT clock_timestamp()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_execution public.workflow_orchestration;
+    v_call record;
+    v_providers text[];
+    v_tenants text[];
+    v_answers jsonb := '[]'::jsonb;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    IF jsonb_typeof(p_calls) IS DISTINCT FROM 'array' OR jsonb_array_length(p_calls) NOT BETWEEN 1 AND 100 THEN
+        PERFORM lead.refuse('p_calls', p_calls::text, 'an array of 1 to 100 {"task_id": …, "step": …, "candidates": […]} is needed');
+    END IF;
+    FOR v_call IN SELECT g.call, format('p_calls[%s]', g.place - 1) AS field FROM jsonb_array_elements(p_calls) WITH ORDINALITY AS g (call, place) LOOP
+        IF jsonb_typeof(v_call.call) <> 'object' THEN
+            PERFORM lead.refuse(v_call.field, v_call.call::text, 'an object is needed');
+        ELSIF coalesce(v_call.call ->> 'task_id', '') !~ '^[1-9][0-9]{0,17}$' THEN
+            PERFORM lead.refuse(v_call.field || '.task_id', v_call.call ->> 'task_id', 'a task id is needed');
+        ELSIF jsonb_typeof(v_call.call -> 'candidates') IS DISTINCT FROM 'array' THEN
+            PERFORM lead.refuse(v_call.field || '.candidates', v_call.call ->> 'candidates', 'an array of 1 to 20 candidates is needed');
+        END IF;
+    END LOOP;
+    v_execution := lead.held_execution(p_execution_id, p_fence);
+    SELECT array_agg(DISTINCT c ->> 'provider') INTO v_providers
+    FROM jsonb_array_elements(p_calls) AS g, jsonb_array_elements(g -> 'candidates') AS c;
+    SELECT array_agg(DISTINCT t.tenant) INTO v_tenants
+    FROM lead.task AS t WHERE t.id = ANY (ARRAY(SELECT (g ->> 'task_id')::bigint FROM jsonb_array_elements(p_calls) AS g));
+    PERFORM 1 FROM lead.circuit_breaker AS b
+    WHERE b.name = ANY (ARRAY(SELECT 'provider:' || p FROM unnest(v_providers) AS p)) ORDER BY b.name FOR UPDATE;
+    -- An account that isn't there yet can't be locked: the day's first calls make it.
+    INSERT INTO lead.budget_account (budget_day, scope, scope_key)
+    SELECT v_execution.budget_day, n.scope, n.scope_key
+    FROM (SELECT 'provider', unnest(v_providers) UNION ALL SELECT 'tenant', unnest(v_tenants)) AS n (scope, scope_key)
+    WHERE n.scope_key IS NOT NULL
+    ORDER BY n.scope, n.scope_key
+    ON CONFLICT (budget_day, scope, scope_key) DO NOTHING;
+    PERFORM 1 FROM lead.budget_account AS a
+    WHERE a.budget_day = v_execution.budget_day AND a.scope = 'provider' AND a.scope_key = ANY (v_providers)
+    ORDER BY a.scope_key FOR UPDATE;
+    PERFORM 1 FROM lead.budget_account AS a
+    WHERE a.budget_day = v_execution.budget_day AND a.scope = 'tenant' AND a.scope_key = ANY (v_tenants)
+    ORDER BY a.scope_key FOR UPDATE;
+    FOR v_call IN SELECT g.call FROM jsonb_array_elements(p_calls) WITH ORDINALITY AS g (call, place) ORDER BY g.place LOOP
+        v_answers := v_answers || jsonb_build_array(
+            jsonb_build_object('task_id', v_call.call -> 'task_id', 'step', v_call.call -> 'step') || begin_api_call(
+                p_execution_id, p_fence, (v_call.call ->> 'task_id')::bigint, v_call.call ->> 'step', v_call.call -> 'candidates',
+                p_current_time
+            )
+        );
+    END LOOP;
+    RETURN v_answers;
+END;
+$$;
+
 -- The last thing before the request leaves. The slot's 60 seconds begin anew, so that only the way from here to the provider must
 -- fit into the margin.
 CREATE OR REPLACE FUNCTION public.mark_api_call_sent(
     p_call_id bigint, p_fence bigint, p_current_time timestamptz DEFAULT clock_timestamp()
 ) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_execution_id text;
@@ -2646,6 +3131,7 @@ CREATE OR REPLACE FUNCTION public.release_api_call(
     p_call_id bigint, p_fence bigint, p_current_time timestamptz DEFAULT clock_timestamp()
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_call lead.api_call;
@@ -2667,6 +3153,7 @@ CREATE OR REPLACE FUNCTION public.settle_api_call(
     p_retry_after_ms integer DEFAULT NULL, p_error text DEFAULT NULL, p_current_time timestamptz DEFAULT clock_timestamp()
 ) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_call lead.api_call;
@@ -2732,7 +3219,12 @@ BEGIN
     PERFORM lead.call_settle(v_call, v_cost);
 
     UPDATE public.api_rate_limits AS r
-    SET requests_used_current_minute = (SELECT count(*) FROM lead.rate_slot AS s WHERE s.provider = r.provider AND s.free_at > p_current_time),
+    -- Counted once a second; in between each call adds itself.
+    SET requests_used_current_minute = CASE
+            WHEN r.updated_at BETWEEN p_current_time - interval '1 second' AND p_current_time
+                THEN least(r.requests_per_minute, r.requests_used_current_minute + 1)
+            ELSE (SELECT count(*) FROM lead.rate_slot AS s WHERE s.provider = r.provider AND s.free_at > p_current_time)
+        END,
         minute_reset_at = p_current_time + interval '60 seconds',
         daily_cost_used = (
             SELECT coalesce(sum(a.spent_usd), 0) FROM lead.budget_account AS a
@@ -2813,7 +3305,7 @@ BEGIN
     END IF;
     PERFORM lead.held_execution(p_execution_id, p_fence);
     UPDATE lead.publication AS p
-    SET status = 'published', url = p_url, content_sha256 = p_content_sha256, details = coalesce(p_details, '{}'),
+    SET status = 'published', url = p_url, content_sha256 = p_content_sha256, details = lead.sanitise(coalesce(p_details, '{}')),
         published_at = coalesce(p.published_at, p_current_time)
     WHERE p.id = p_publication_id AND p.execution_id = p_execution_id AND p.fence = p_fence;
     IF NOT FOUND THEN
@@ -2992,7 +3484,7 @@ BEGIN
         PERFORM lead.audit(
             CASE tg_op WHEN 'INSERT' THEN 'add_' WHEN 'DELETE' THEN 'remove_' ELSE 'change_' END || tg_argv[0],
             tg_argv[0] || ':' || (coalesce(v_new, v_old) ->> tg_argv[1]),
-            CASE WHEN tg_op <> 'INSERT' THEN v_before END, CASE WHEN tg_op <> 'DELETE' THEN v_after END
+            CASE WHEN tg_op <> 'INSERT' THEN lead.sanitise(v_before) END, CASE WHEN tg_op <> 'DELETE' THEN lead.sanitise(v_after) END
         );
     END IF;
     RETURN NULL;
@@ -3284,7 +3776,6 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public,
 AS $$
 DECLARE
     v_held bigint[];
-    v_call lead.api_call;
 BEGIN
     PERFORM lead.check_clock(p_current_time);
     PERFORM lead.check_name('p_reason', p_reason);
@@ -3296,13 +3787,7 @@ BEGIN
         SELECT t.id FROM lead.task AS t
         WHERE t.id = ANY (p_task_ids) AND t.execution_id = p_execution_id AND t.status = 'processing' ORDER BY t.id FOR UPDATE
     );
-    FOR v_call IN
-        SELECT c.* FROM lead.api_call AS c
-        WHERE c.execution_id = p_execution_id AND c.status = 'reserved' AND c.task_id = ANY (v_held)
-        ORDER BY c.provider, c.id FOR UPDATE
-    LOOP
-        PERFORM lead.release_call(v_call, p_current_time);
-    END LOOP;
+    PERFORM lead.resolve_calls(ARRAY[p_execution_id], v_held, true, p_current_time);
     WITH paid AS (
         SELECT c.task_id, sum(c.cost_usd) AS cost_usd FROM lead.api_call AS c
         WHERE c.execution_id = p_execution_id AND c.task_id = ANY (v_held) AND c.status = 'settled' GROUP BY c.task_id
@@ -3464,6 +3949,7 @@ BEGIN
         END IF;
     END LOOP;
     v_new := jsonb_populate_record(v_was, p_changes);
+    v_new.disabled_reason := lead.sanitise(v_new.disabled_reason);
     SELECT * INTO v_acting FROM lead.act_as(p_actor, p_reason);
     UPDATE lead.workflow_policy AS p
     SET enabled = v_new.enabled, interval_minutes = v_new.interval_minutes, base_priority = v_new.base_priority,
@@ -3537,7 +4023,8 @@ DECLARE
     v_points integer := lead.setting_number('starvation_points');
     v_minutes numeric := lead.setting_number('starvation_minutes');
     v_starves_at timestamptz := p_task.queued_at + lead.seconds(60 * v_minutes);
-    v_value integer := lead.static_score(0, p_task.value_usd, NULL);
+    v_value integer := lead.static_score(0, p_task.value_usd, NULL, NULL);
+    v_cost integer := lead.static_score(100, NULL, NULL, p_task.estimated_cost) - 100;
     v_success integer := coalesce(round(10 * (p_task.predicted_success_rate - 0.5))::integer, 0);
     v_waits boolean := p_task.status = 'queued';
     v_ageing integer := CASE WHEN v_waits AND v_starves_at <= p_current_time THEN v_points ELSE 0 END;
@@ -3552,11 +4039,15 @@ BEGIN
                 WHEN p_task.value_usd IS NULL THEN 'no value was given'
                 ELSE format('worth %s USD: 3 ln(1 + value), at most 15', trim_scale(round(p_task.value_usd, 2)))
             END),
+            jsonb_build_object('term', 'cost', 'points', v_cost, 'why', CASE
+                WHEN p_task.estimated_cost IS NULL THEN 'no cost was given'
+                ELSE format('will cost %s USD: 3 ln(1 + 10 × cost), at most 10 less', trim_scale(round(p_task.estimated_cost, 4)))
+            END),
             jsonb_build_object('term', 'predicted success', 'points', v_success, 'why', CASE
                 WHEN p_task.predicted_success_rate IS NULL THEN 'nothing was predicted'
                 ELSE format('predicted %s: 10 × (rate − 0.5)', trim_scale(p_task.predicted_success_rate))
             END),
-            jsonb_build_object('term', 'limit', 'points', p_task.score - (p_task.priority_base + v_value + v_success),
+            jsonb_build_object('term', 'limit', 'points', p_task.score - (p_task.priority_base + v_value + v_cost + v_success),
                 'why', 'the sum is kept from 0 to 100'),
             jsonb_build_object('term', 'ageing', 'points', v_ageing, 'why', CASE
                 WHEN NOT v_waits THEN 'only a task that waits in the queue ages'
@@ -3724,6 +4215,7 @@ DECLARE
     v_next text;
     v_tick jsonb;
     v_given integer;
+    v_looked timestamptz;
 BEGIN
     PERFORM lead.check_clock(p_current_time);
     SELECT t.* INTO v_task FROM lead.task AS t WHERE t.id = p_task_id;
@@ -3757,6 +4249,12 @@ BEGIN
     CASE v_task.status
         WHEN 'queued' THEN
             v_why := lead.why_waiting(v_policy, v_task.tenant, v_scheduled, v_resources, p_current_time);
+            -- Since it was queued nobody has looked: then no other reason counts.
+            SELECT greatest(v_task.queued_at, max(k.decided_at)) INTO v_looked FROM lead.tick AS k WHERE k.decided_at <= p_current_time;
+            IF v_looked <= p_current_time - lead.seconds(60 * lead.setting_number('tick_overdue_minutes')) THEN
+                v_why := v_why || format('no decision has been made since %s (%s minutes): is the coordinator running?', v_looked,
+                    floor(extract(EPOCH FROM p_current_time - v_looked) / 60));
+            END IF;
             v_given := least(v_policy.max_batch, v_waiting);
             IF v_why = '{}' AND v_before >= v_policy.max_batch THEN
                 v_why := v_why || format('%s waiting tasks of %s come first, and a run takes %s',
@@ -4010,7 +4508,7 @@ BEGIN
         WITH given AS (
             SELECT g.place - 1 AS place, g.task, g.task ->> 'task_type' AS task_type,
                 lead.static_score(coalesce((g.task ->> 'priority')::numeric::integer, 50), (g.task ->> 'value_usd')::numeric,
-                    (g.task ->> 'predicted_success_rate')::numeric) AS score,
+                    (g.task ->> 'predicted_success_rate')::numeric, (g.task ->> 'estimated_cost')::numeric) AS score,
                 (g.task ->> 'not_before')::timestamptz AS not_before, (g.task ->> 'deadline')::timestamptz AS deadline,
                 g.task ->> 'idempotency_key' IS NOT NULL AND (
                     row_number() OVER (PARTITION BY g.task ->> 'idempotency_key' ORDER BY g.place) > 1
@@ -4023,6 +4521,8 @@ BEGIN
             count(*) FILTER (WHERE g.is_duplicate) AS duplicates,
             coalesce(max(g.score) FILTER (WHERE NOT g.is_duplicate), 0) AS best,
             coalesce(min(g.score) FILTER (WHERE NOT g.is_duplicate), 0) AS worst,
+            count(g.task ->> 'estimated_cost') FILTER (WHERE NOT g.is_duplicate) AS own_costs,
+            coalesce(sum((g.task ->> 'estimated_cost')::numeric) FILTER (WHERE NOT g.is_duplicate), 0) AS own_cost_usd,
             greatest(p_current_time, min(coalesce(g.not_before, p_current_time))) AS may_start,
             greatest(p_current_time, max(coalesce(g.not_before, p_current_time))) AS all_may_start,
             jsonb_agg(jsonb_build_object('place', g.place, 'score', g.score, 'deadline', g.deadline)) FILTER (
@@ -4129,7 +4629,8 @@ BEGIN
 
         v_types := v_types || jsonb_build_object(v_given.task_type, jsonb_build_object(
             'workflow_type', v_policy.workflow_type, 'tasks', v_given.tasks, 'duplicates', v_given.duplicates,
-            'expected_cost_usd', round(v_given.tasks * v_pace.cost_per_item, 10),
+            -- A task's own estimate, where it has one.
+            'expected_cost_usd', round(v_given.own_cost_usd + (v_given.tasks - v_given.own_costs) * v_pace.cost_per_item, 10),
             'maximum_cost_usd', round(v_given.tasks * v_policy.item_cost_limit_usd, 10),
             'cost_per_item_usd', round(v_pace.cost_per_item, 10), 'cost_basis', v_pace.cost_basis,
             'ahead', v_last, 'ahead_is', CASE WHEN v_last > v_most THEN 'at most' ELSE 'exact' END,
@@ -4236,10 +4737,15 @@ BEGIN
         SELECT array_agg(w.id) FILTER (
                 WHERE w.status IN ('settled', 'released') AND w.reserved_at < v_before
                 AND (SELECT t.id FROM lead.task AS t WHERE t.id = w.task_id) IS NULL
+                -- What an execution cost is summed up over its calls when it ends.
+                AND (
+                    SELECT o.id FROM public.workflow_orchestration AS o
+                    WHERE o.execution_id = w.execution_id AND o.completed_at IS NULL
+                ) IS NULL
             ), max(w.id), count(*), bool_or(w.reserved_at < v_before)
         INTO v_ids, v_last, v_looked, v_old
         FROM (
-            SELECT c.id, c.status, c.reserved_at, c.task_id FROM lead.api_call AS c WHERE c.id > v_position
+            SELECT c.id, c.status, c.reserved_at, c.task_id, c.execution_id FROM lead.api_call AS c WHERE c.id > v_position
                 ORDER BY c.id LIMIT p_limit
         ) AS w;
         PERFORM lead.prune_advance('lead.api_call', v_last, v_looked = p_limit AND v_old);

@@ -329,7 +329,7 @@ DECLARE
 BEGIN
     v_ids := lead.stage_tasks(v_now, 3);
     v_late := (public.submit_task('content_generation', '{}', 100, p_current_time => v_now) ->> 'task_id')::bigint;
-    PERFORM lead.expect('order', lead.pick_tasks('content_generation', 4, v_now), v_ids || v_late);
+    PERFORM lead.expect('order', (lead.take_out_tasks('content_generation', 4, v_now)).task_ids, v_ids || v_late);
     RETURN 'of four tasks with one score the three that starve come first, in the order they came';
 END;
 $$;
@@ -1560,7 +1560,7 @@ DECLARE
 BEGIN
     v_ids := lead.stage_tasks(v_now, 100);
     v_started := clock_timestamp();
-    v_picked := lead.pick_tasks('content_generation', 100, v_now);
+    v_picked := (lead.take_out_tasks('content_generation', 100, v_now)).task_ids;
     PERFORM lead.expect('picked', v_picked, v_ids);
     RETURN format('the best 100 found in order, %s', lead.expect_quick('picking', v_started));
 END;
@@ -1851,8 +1851,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
     VALUES
     ('submit_tasks_100', NULL, 'SELECT lead.stage_tasks($1, 100)', '100 tasks in one call'),
-    ('pick_tasks_100', 'SELECT lead.stage_tasks($1, 100)', 'SELECT lead.pick_tasks(''content_generation'', 100, $1)',
-        'the best 100 of all that wait, locked'),
+    ('take_out_tasks_100', 'SELECT lead.stage_tasks($1, 100)', 'SELECT lead.take_out_tasks(''content_generation'', 100, $1)',
+        'the best 100 of all that wait, locked and taken out'),
     ('orchestrate_workflow_execution', 'SELECT lead.stage_tasks($1, 30)',
         'SELECT public.orchestrate_workflow_execution(''suite'', $1, 10)',
         'health, analysis, plan, reservation and execution records in one transaction'),
@@ -2014,7 +2014,7 @@ AS $$
             'fence:80e2aed42219|id:734a0df0a797|published_at:5cb029883f2a|site:728c20cb6abb|slug:728c20cb6abb|'
             'status:728c20cb6abb|task_id:80e2aed42219|title:728c20cb6abb|url:982d9e3eb996'),
         ('column', 'lead.queue_depth_delta.',
-            'lane:f3304d6987ee|status:728c20cb6abb|task_type:728c20cb6abb|tasks:8f2b25b0bb9a'),
+            'lane:f3304d6987ee|score:ee35b415a0fe|status:728c20cb6abb|task_type:728c20cb6abb|tasks:8f2b25b0bb9a'),
         ('column', 'lead.rate_slot.',
             'call_id:75d012fe2865|free_at:34eab327435f|provider:728c20cb6abb|slot_no:8f2b25b0bb9a'),
         ('column', 'lead.ready.',
@@ -2033,7 +2033,7 @@ AS $$
             'estimated_duration_ms:2dba2454d800|execution_id:982d9e3eb996|id:16fd155398b4|idempotency_key:982d9e3eb996|'
             'last_error_class:982d9e3eb996|last_error_message:982d9e3eb996|not_before:5cb029883f2a|payload:0e7c955bdad5|'
             'predicted_success_rate:4343b1b23ecf|priority_base:12a1cdb6b99b|processed_at:5cb029883f2a|queued_at:e2f17d3468c3|'
-            'result:a1bebb5410c4|score:b7754d649f6c|stalls:86e263ceb925|status:69cea59454eb|task_type:728c20cb6abb|'
+            'result:a1bebb5410c4|score:d4b637018019|stalls:86e263ceb925|status:69cea59454eb|task_type:728c20cb6abb|'
             'tenant:982d9e3eb996|value_usd:4d3399302326'),
         ('column', 'lead.task_attempt.',
             'attempt:8f2b25b0bb9a|cost_usd:1b32a8fa3544|ended_at:b01db46455c6|error_class:982d9e3eb996|'
@@ -2178,14 +2178,15 @@ AS $$
         ('constraint', 'public.workflow_states.',
             'workflow_states_pkey:8c8464f42472|workflow_states_state_check:ac1c4367663a'),
         ('function', 'lead.',
-            'act_as(text, text)|actor(text)|actual_grants()|apply_security()|audit(text, text, jsonb, jsonb, text, text)|'
-            'audit_row()|backoff(numeric, integer, bigint)|benchmarks()|breaker_admit(text, timestamp with time zone)|'
+            'act_as(text, text)|actor(text)|actual_grants()|announce_move(text, text, text)|apply_security()|'
+            'audit(text, text, jsonb, jsonb, text, text)|audit_row()|backoff(numeric, integer, bigint)|benchmarks()|'
+            'breaker_admit(text, timestamp with time zone)|'
             'breaker_record(text, text, boolean, boolean, text, timestamp with time zone)|'
             'budget_day(timestamp with time zone)|budget_hold(date, text, text, numeric, numeric)|'
             'budget_settle(date, text, text, numeric, numeric)|'
             'bury_task(task, text, text, text, jsonb, timestamp with time zone)|call_batch(timestamp with time zone)|'
             'call_hold(date, text, numeric, text, numeric)|call_settle(api_call, numeric)|capacity(timestamp with time zone)|'
-            'charge_type(text, numeric)|check_actor(text)|check_clock(timestamp with time zone)|'
+            'carry_idle_types(text[], timestamp with time zone)|check_actor(text)|check_clock(timestamp with time zone)|'
             'check_dead_letter_filter(jsonb, boolean)|check_name(text, text)|'
             'check_number_at(text, jsonb, text, numeric, numeric, boolean)|check_plan(jsonb)|'
             'check_range(text, bigint, bigint, bigint)|check_scheduled_tasks(jsonb)|check_setting()|claimable_lanes(text)|'
@@ -2195,31 +2196,34 @@ AS $$
             'execution_hold(date, text, numeric)|execution_settle(date, text, numeric, numeric)|'
             'expect(text, anycompatible, anycompatible)|expect_between(text, numeric, numeric, numeric)|'
             'expect_error(text, text, text, text)|expect_quick(text, timestamp with time zone)|expect_true(text, boolean)|'
-            'expected_grants()|expected_objects()|fill_rate_limit()|finish_batch(timestamp with time zone)|'
-            'fold_queue_depth()|follow_rate_limit()|forget_tasks()|forget_truncated_tasks()|function_definition(oid)|'
-            'held_execution(text, bigint)|held_task(bigint, text)|matching_dead_letters(jsonb, boolean, integer)|'
-            'metric_is_healthy(numeric, numeric, numeric)|'
+            'expected_grants()|expected_objects()|expected_transitions()|fill_rate_limit()|'
+            'finish_batch(timestamp with time zone)|fold_queue_depth()|follow_rate_limit()|forget_probes(text)|'
+            'forget_tasks()|forget_truncated_tasks()|function_definition(oid)|held_execution(text, bigint)|'
+            'held_task(bigint, text)|is_within_hours(integer, numeric, numeric)|'
+            'matching_dead_letters(jsonb, boolean, integer)|metric_is_healthy(numeric, numeric, numeric)|'
             'milliseconds_until(timestamp with time zone, timestamp with time zone)|number_at(jsonb, text[])|'
             'object_definitions()|object_problems()|oldest_queued(text)|our_functions()|our_relations()|outgoing_functions()|'
             'paced_budget(integer, timestamp with time zone)|percent_of(numeric, numeric)|'
-            'pick_lane(text, text, integer, integer, timestamp with time zone)|'
-            'pick_tasks(text, integer, timestamp with time zone)|policy_columns()|'
+            'pick_from_lane(text, text, integer, integer, timestamp with time zone)|policy_columns()|'
             'provider_sentences(jsonb, timestamp with time zone)|prune_advance(text, bigint, boolean)|prune_position(text)|'
             'queue_depth(text, text)|record_execution_state(text, text, text, jsonb, timestamp with time zone)|'
             'record_functions()|refuse(text, text, text)|refuse_change()|refuse_older_files()|'
             'release_call(api_call, timestamp with time zone)|release_dependants(bigint[], timestamp with time zone)|'
             'release_reservation(plan_reservation, timestamp with time zone)|'
-            'resolve_dead_letters(jsonb, text, text, text, integer, timestamp with time zone)|'
+            'resolve_calls(text[], bigint[], boolean, timestamp with time zone)|'
+            'resolve_dead_letters(jsonb, text, text, text, integer, timestamp with time zone)|role_problems()|'
             'roll_up_execution(workflow_orchestration, bigint, timestamp with time zone)|run_memory_mb(text)|run_test(text)|'
             'sanitise(jsonb, integer)|sanitise(text)|schema_version()|score_terms(task, timestamp with time zone)|'
             'seconds(numeric)|set_mode(text, text, text, text, text, timestamp with time zone)|setting_number(text)|'
-            'setting_text(text)|share_batch(text, integer)|stage()|stage_batch(timestamp with time zone, integer)|'
+            'setting_text(text)|share_batch(text, integer)|slot_seconds(timestamp with time zone, timestamp with time zone)|'
+            'stage()|stage_batch(timestamp with time zone, integer)|'
             'stage_call(text, bigint, bigint, timestamp with time zone, numeric)|'
             'stage_execution(timestamp with time zone, integer)|stage_run(timestamp with time zone, integer)|'
             'stage_sent_call(text, bigint, bigint, timestamp with time zone)|'
-            'stage_tasks(timestamp with time zone, integer, text)|static_score(integer, numeric, numeric)|'
-            'suite_plan(integer)|take_tasks(text, text, integer, timestamp with time zone)|'
-            'task_problem(jsonb, timestamp with time zone)|'
+            'stage_tasks(timestamp with time zone, integer, text)|static_score(integer, numeric, numeric, numeric)|'
+            'suite_plan(integer)|take_out_tasks(text, integer, timestamp with time zone)|'
+            'take_overdue_task(text, text, timestamp with time zone)|'
+            'take_tasks(text, text, integer, timestamp with time zone)|task_problem(jsonb, timestamp with time zone)|'
             'tasks_before(text, text[], integer, boolean, timestamp with time zone, bigint, integer, timestamp with time zone, integer)|'
             'test_core__bare_insert_works()|test_core__best_then_oldest_first()|test_core__bulk_is_all_or_nothing()|'
             'test_core__cancel_takes_what_waits()|test_core__complete_task_ends_the_attempt()|test_core__dependent_waits()|'
@@ -2255,18 +2259,22 @@ AS $$
             'test_security__clock_is_guarded()|test_security__every_table_has_forced_row_security()|'
             'test_security__functions_pin_their_search_path()|test_security__outsiders_have_nothing()|'
             'test_security__settings_guard_their_range()|type_pace(workflow_policy, timestamp with time zone)|'
-            'valid_time(text, timestamp with time zone)|version_number(text)|watch_budget(timestamp with time zone)|'
-            'watch_connections()|watch_history(integer, timestamp with time zone)|'
+            'type_service(timestamp with time zone)|valid_time(text, timestamp with time zone)|version_number(text)|'
+            'watch_accounts(timestamp with time zone)|watch_budget(timestamp with time zone)|watch_connections()|'
+            'watch_history(integer, timestamp with time zone)|'
             'watch_outcomes(timestamp with time zone, timestamp with time zone)|'
             'watch_peak_concurrency(timestamp with time zone, timestamp with time zone)|'
-            'watch_providers(timestamp with time zone)|watch_tasks(timestamp with time zone, timestamp with time zone)|'
+            'watch_providers(timestamp with time zone)|watch_states(timestamp with time zone, timestamp with time zone)|'
+            'watch_tasks(timestamp with time zone, timestamp with time zone)|'
             'why_waiting(workflow_policy, text, jsonb, jsonb, timestamp with time zone)'),
         ('function', 'public.',
             'acquire_coordinator_lease(text, integer, timestamp with time zone)|adopt_executions(timestamp with time zone)|'
             'analyze_test_results()|begin_api_call(text, bigint, bigint, text, jsonb, timestamp with time zone)|'
+            'begin_api_calls(text, bigint, jsonb, timestamp with time zone)|'
             'begin_publication(bigint, text, bigint, text, text, text, timestamp with time zone)|'
-            'benchmark_coordinator_performance(integer)|cancel_task(bigint, text, text, timestamp with time zone)|'
-            'change_policy(text, jsonb, text, text)|change_setting(text, text, text, text)|'
+            'benchmark_coordinator_performance(integer)|cancel_execution(text, text, text, timestamp with time zone)|'
+            'cancel_task(bigint, text, text, timestamp with time zone)|change_policy(text, jsonb, text, text)|'
+            'change_setting(text, text, text, text)|'
             'check_comprehensive_resource_availability(jsonb, timestamp with time zone)|'
             'check_coordinator_alerts(timestamp with time zone)|check_system_health_comprehensive(timestamp with time zone)|'
             'claim_tasks(text, text, integer, integer, timestamp with time zone)|'
@@ -2305,24 +2313,25 @@ AS $$
             'resume_queue(text, text, text, text, timestamp with time zone)|run_coordinator_test_suite()|'
             'settle_api_call(bigint, text, numeric, jsonb, integer, integer, text, timestamp with time zone)|'
             'start_execution(text, integer, text, integer, timestamp with time zone)|'
-            'submit_task(text, jsonb, integer, text, numeric, timestamp with time zone, timestamp with time zone, bigint[], text, timestamp with time zone)|'
+            'submit_task(text, jsonb, integer, text, numeric, timestamp with time zone, timestamp with time zone, bigint[], text, numeric, integer, numeric, numeric, timestamp with time zone)|'
             'submit_tasks(jsonb, timestamp with time zone)|'
             'update_coordinator_state(text, jsonb, text, timestamp with time zone)|'
             'validate_coordinator_deployment(timestamp with time zone)'),
         ('index', 'lead.',
-            'api_call_open:8df6da47cf8c|api_call_pkey:21d5d4db4b5a|api_call_reserved:d876d003a896|api_call_task:4e2af96a8f89|'
-            'audit_log_at:1110009fddce|audit_log_pkey:934d4c52c20a|audit_log_subject:c19d23faa254|'
+            'api_call_execution:f7f2f8dfa150|api_call_pkey:21d5d4db4b5a|api_call_reserved:d876d003a896|'
+            'api_call_task:4e2af96a8f89|audit_log_at:1110009fddce|audit_log_pkey:934d4c52c20a|audit_log_subject:c19d23faa254|'
             'budget_account_pkey:d73062198c47|circuit_breaker_pkey:33a96ee8031c|coordinator_pkey:f9cfcbb92b0d|'
             'dead_letter_open:58bc90fd4752|dead_letter_pkey:20320ba607ae|dead_letter_task:8ed67e2064fc|'
             'dead_letter_waiting:519be139da1e|deployed_object_pkey:e3a6e9f88272|deployment_pkey:ae5dac640e93|'
             'due_pkey:932a7258b709|error_log_pkey:d20471d0bf92|error_log_recent:d25d79943c8b|fair_share_pkey:370ac53ef504|'
             'plan_reservation_pkey:935cec5c9bcf|prune_progress_pkey:b1c6c047fb15|publication_pkey:8d41d2cfae94|'
             'publication_published:8ebf2708f33e|publication_site_slug_key:fdaf896642b9|'
-            'publication_site_task_id_key:3c3dda1969a1|rate_slot_pkey:52e313ea174f|ready_in_order:a8a170bf6b54|'
-            'setting_pkey:df75f3df3012|state_transition_pkey:5dd04377a0d9|submission_pkey:ba2f5e1abdee|'
-            'task_attempt_ended:cf569def3bcd|task_attempt_task:49a18368c4e5|task_dependency_pkey:be980f2c059a|'
-            'task_dependency_task:6698fef084bb|task_pkey:0fc809c138d3|tenant_pkey:1f07c57e8f2b|tick_decided:ecea5c3cec67|'
-            'tick_pkey:3d3f27c04b33|workflow_policy_pkey:04970337bf3f|workflow_policy_task_type_key:af85af0d6590'),
+            'publication_site_task_id_key:3c3dda1969a1|rate_slot_free:643cc1d79337|rate_slot_pkey:52e313ea174f|'
+            'ready_in_order:a8a170bf6b54|setting_pkey:df75f3df3012|state_transition_pkey:5dd04377a0d9|'
+            'submission_pkey:ba2f5e1abdee|task_attempt_ended:980ac98c6ee8|task_attempt_task:49a18368c4e5|'
+            'task_dependency_pkey:be980f2c059a|task_dependency_task:6698fef084bb|task_pkey:0fc809c138d3|'
+            'tenant_pkey:1f07c57e8f2b|tick_decided:ecea5c3cec67|tick_pkey:3d3f27c04b33|workflow_policy_pkey:04970337bf3f|'
+            'workflow_policy_task_type_key:af85af0d6590'),
         ('index', 'public.',
             'api_rate_limits_pkey:03287650883f|execution_history_pkey:58dec6b4f159|'
             'execution_history_workflow_type_execution_date_hour_of_day_key:7bcd69db8442|resource_usage_pkey:cc4084f54797|'

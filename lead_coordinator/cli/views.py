@@ -1,13 +1,16 @@
 """How the platform's figures look on a terminal: `status` and the demo's live view (rich)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lead_coordinator.database.reports import Alert
+
 SHORT = {"processing": "in work", "completed": "done", "dead_letter": "dead"}
+ALERT_STYLES = {"critical": "bold red", "warning": "yellow"}
 BREAKER_STYLES = {"closed": "green", "half_open": "yellow", "open": "red"}
 
 
@@ -43,8 +46,18 @@ def provider_table(providers: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def status_view(status: Mapping[str, Any], where: str) -> RenderableType:
-    """One screen: queue by type, executions, money, times, providers."""
+def alert_lines(alerts: Sequence[Alert]) -> list[RenderableType]:
+    """What a person should look at: critical first, then warnings; the rest is advice and stays out."""
+    return [
+        Text.assemble((f"{alert.severity}  ", style), alert.message)
+        for severity, style in ALERT_STYLES.items()
+        for alert in alerts
+        if alert.severity == severity
+    ]
+
+
+def status_view(status: Mapping[str, Any], where: str, alerts: Sequence[Alert] = ()) -> RenderableType:
+    """One screen: queue by type, executions, money, times, providers, and alerts where there are any."""
     queue = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     states = ("queued", "processing", "deferred", "completed", "dead_letter", "cancelled")
     queue.add_column("task type", no_wrap=True)
@@ -64,6 +77,7 @@ def status_view(status: Mapping[str, Any], where: str) -> RenderableType:
         figures(status),
         Text(),
         provider_table(status.get("providers", {})),
+        *([Text(), *lines] if (lines := alert_lines(alerts)) else []),
     )
 
 

@@ -8,7 +8,8 @@ in between is settled by the recovery of its execution.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -44,6 +45,15 @@ class Candidate:
     max_cost_usd: Decimal
     input_tokens: int
     max_output_tokens: int
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A call that a task would make, for `begin_api_calls`."""
+
+    task_id: int
+    step: str
+    candidates: Sequence[Candidate]
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,13 @@ class Settled:
 
 
 async def begin_api_call(
-    db: AsyncDatabase, lease: Lease, task_id: int, step: str, candidates: Sequence[Candidate]
+    db: AsyncDatabase,
+    lease: Lease,
+    task_id: int,
+    step: str,
+    candidates: Sequence[Candidate],
+    *,
+    current_time: datetime | None = None,
 ) -> Grant | Refusal:
     """Asks for leave to call one of `candidates` (in order of preference). Raises `StaleLease`."""
     answer = await db.call(
@@ -107,19 +123,30 @@ async def begin_api_call(
         fence=lease.fence,
         task_id=task_id,
         step=step,
-        candidates=Jsonb(
-            [
-                {
-                    "provider": candidate.provider,
-                    "model": candidate.model,
-                    "max_cost_usd": candidate.max_cost_usd,
-                    "input_tokens": candidate.input_tokens,
-                    "max_output_tokens": candidate.max_output_tokens,
-                }
-                for candidate in candidates
-            ]
-        ),
+        candidates=Jsonb([asdict(candidate) for candidate in candidates]),
+        **given(current_time=current_time),
     )
+    return _granted_or_not(answer)
+
+
+async def begin_api_calls(
+    db: AsyncDatabase, lease: Lease, wishes: Sequence[Wish], *, current_time: datetime | None = None
+) -> tuple[Grant | Refusal, ...]:
+    """Asks for leave for up to 100 calls at once; an answer each, in the order given.
+
+    Raises `StaleLease`, and `InvalidInput` for the first that is wrong; then none is granted.
+    """
+    answers = await db.call(
+        "begin_api_calls",
+        execution_id=lease.execution_id,
+        fence=lease.fence,
+        calls=Jsonb([asdict(wish) for wish in wishes]),
+        **given(current_time=current_time),
+    )
+    return tuple(_granted_or_not(answer) for answer in answers)
+
+
+def _granted_or_not(answer: Mapping[str, Any]) -> Grant | Refusal:
     if answer["granted"]:
         return Grant(
             answer["call_id"],
@@ -142,9 +169,13 @@ def _milliseconds(value: int | Decimal | None) -> int | None:
     return None if value is None else int(value)
 
 
-async def mark_api_call_sent(db: AsyncDatabase, lease: Lease, call_id: int) -> Sent:
+async def mark_api_call_sent(
+    db: AsyncDatabase, lease: Lease, call_id: int, *, current_time: datetime | None = None
+) -> Sent:
     """Last thing before the request leaves: from here on it may be billed."""
-    answer = await db.call("mark_api_call_sent", call_id=call_id, fence=lease.fence)
+    answer = await db.call(
+        "mark_api_call_sent", call_id=call_id, fence=lease.fence, **given(current_time=current_time)
+    )
     return Sent(bool(answer["ok"]), answer.get("reason"))
 
 
@@ -158,6 +189,7 @@ async def settle_api_call(
     http_status: int | None = None,
     retry_after_ms: int | None = None,
     error: str | None = None,
+    current_time: datetime | None = None,
 ) -> Settled:
     """Books the real cost in US dollars; None: unknown, booked at its maximum. Settling twice books once.
 
@@ -173,12 +205,18 @@ async def settle_api_call(
             http_status=http_status,
             retry_after_ms=retry_after_ms,
             error=None if error is None else error.replace("\x00", "\ufffd"),
+            current_time=current_time,
         ),
     )
     # A call that was released before costs nothing, and its cost is NULL.
     return Settled(Decimal(answer["cost_usd"] or 0), answer.get("breaker_state"))
 
 
-async def release_api_call(db: AsyncDatabase, lease: Lease, call_id: int) -> bool:
+async def release_api_call(
+    db: AsyncDatabase, lease: Lease, call_id: int, *, current_time: datetime | None = None
+) -> bool:
     """Gives back a grant that was never sent: slot and money. False where there was nothing to give back."""
-    return bool(await db.call("release_api_call", call_id=call_id, fence=lease.fence))
+    answer = await db.call(
+        "release_api_call", call_id=call_id, fence=lease.fence, **given(current_time=current_time)
+    )
+    return bool(answer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -108,9 +109,9 @@ def orchestrate_workflow_execution(
     return answer
 
 
-def check_system_health(db: Database) -> Json:
+def check_system_health(db: Database, *, current_time: datetime | None = None) -> Json:
     """`check_system_health_comprehensive`."""
-    answer: Json = db.call("check_system_health_comprehensive")
+    answer: Json = db.call("check_system_health_comprehensive", **given(current_time=current_time))
     return answer
 
 
@@ -124,10 +125,14 @@ def get_intelligent_scheduled_tasks(
     return answer
 
 
-def check_resource_availability(db: Database, scheduled_tasks: Mapping[str, Any]) -> Json:
+def check_resource_availability(
+    db: Database, scheduled_tasks: Mapping[str, Any], *, current_time: datetime | None = None
+) -> Json:
     """`check_comprehensive_resource_availability`; `{"tasks": []}` asks about resources alone."""
     answer: Json = db.call(
-        "check_comprehensive_resource_availability", scheduled_tasks=Jsonb(scheduled_tasks)
+        "check_comprehensive_resource_availability",
+        scheduled_tasks=Jsonb(scheduled_tasks),
+        **given(current_time=current_time),
     )
     return answer
 
@@ -150,23 +155,45 @@ def create_optimal_execution_plan(
     return answer
 
 
-def reserve_execution_resources(db: Database, plan: Mapping[str, Any]) -> bool:
+def reserve_execution_resources(
+    db: Database, plan: Mapping[str, Any], *, current_time: datetime | None = None
+) -> bool:
     """Reserves all that a plan needs, or (False) nothing at all."""
-    return bool(db.call("reserve_execution_resources", execution_plan=Jsonb(plan)))
+    return bool(
+        db.call("reserve_execution_resources", execution_plan=Jsonb(plan), **given(current_time=current_time))
+    )
 
 
-def create_execution_records(db: Database, plan: Mapping[str, Any], worker_id: str) -> int:
+def create_execution_records(
+    db: Database, plan: Mapping[str, Any], worker_id: str, *, current_time: datetime | None = None
+) -> int:
     """Writes the executions of a reserved plan; answers how many."""
-    return int(db.call("create_execution_records", execution_plan=Jsonb(plan), worker_id=worker_id))
+    return int(
+        db.call(
+            "create_execution_records",
+            execution_plan=Jsonb(plan),
+            worker_id=worker_id,
+            **given(current_time=current_time),
+        )
+    )
 
 
 def update_coordinator_state(
-    db: Database, state: str, plan: Mapping[str, Any] | None, worker_id: str
+    db: Database,
+    state: str,
+    plan: Mapping[str, Any] | None,
+    worker_id: str,
+    *,
+    current_time: datetime | None = None,
 ) -> bool:
     """Moves the coordinator's state machine. Raises `IllegalTransition`, naming both states."""
     return bool(
         db.call(
-            "update_coordinator_state", state=state, execution_plan=Jsonb(plan or {}), worker_id=worker_id
+            "update_coordinator_state",
+            state=state,
+            execution_plan=Jsonb(plan or {}),
+            worker_id=worker_id,
+            **given(current_time=current_time),
         )
     )
 
@@ -184,7 +211,13 @@ def record_orchestration_metrics(
 
 
 def log_orchestration_error(
-    db: Database, error_code: str, error_message: str, context: Mapping[str, Any], worker_id: str
+    db: Database,
+    error_code: str,
+    error_message: str,
+    context: Mapping[str, Any],
+    worker_id: str,
+    *,
+    current_time: datetime | None = None,
 ) -> None:
     """Keeps an error; SQL takes secrets out before it stores."""
     db.call(
@@ -193,6 +226,34 @@ def log_orchestration_error(
         error_message=error_message,
         execution_context=Jsonb(context),
         worker_id=worker_id,
+        **given(current_time=current_time),
+    )
+
+
+def record_health_metric(
+    db: Database,
+    name: str,
+    value: Decimal | int,
+    unit: str,
+    *,
+    source: str | None = None,
+    warning: Decimal | int | None = None,
+    critical: Decimal | int | None = None,
+    tags: Mapping[str, Any] | None = None,
+    current_time: datetime | None = None,
+) -> None:
+    """Keeps a figure under its name, with its trend against the one before; one row a name.
+
+    It is unhealthy from `warning` (or `critical`) on; where `warning` is above `critical`, up to it. Raises
+    `InvalidInput`.
+    """
+    db.call(
+        "record_health_metric",
+        name=name,
+        value=value,
+        unit=unit,
+        tags=Jsonb(tags or {}),
+        **given(source=source, warning=warning, critical=critical, current_time=current_time),
     )
 
 
@@ -291,6 +352,12 @@ class Difference:
     row: str
     environment: str
 
+    def __str__(self) -> str:
+        return (
+            f"{self.name} stays {self.row}, as the database says; the environment says {self.environment}"
+            " (the row wins)"
+        )
+
 
 @dataclass(frozen=True)
 class Configured:
@@ -302,7 +369,11 @@ class Configured:
 
 def configure_platform(db: Database, settings: Mapping[str, Any]) -> Configured:
     """Seeds rows from the environment (`Settings.platform_settings()`). Raises `InvalidInput`."""
-    answer = db.call("configure_platform", settings=Jsonb(settings))
+    return configured(db.call("configure_platform", settings=Jsonb(settings)))
+
+
+def configured(answer: Mapping[str, Any]) -> Configured:
+    """What `configure_platform` answered, typed."""
     return Configured(
         tuple(answer["seeded"]),
         tuple(

@@ -25,10 +25,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import psycopg
 from psycopg import sql
@@ -37,7 +37,7 @@ from psycopg.types.json import Jsonb
 
 from lead_coordinator import __version__
 from lead_coordinator.database.connection import Database, connect, dagster_url, mask_url
-from lead_coordinator.database.control import Difference, configure_platform
+from lead_coordinator.database.control import Difference, configure_platform, configured
 from lead_coordinator.database.plan import DeployPlan, compare, look_after, look_before
 from lead_coordinator.database.scripts import ScriptError, statements
 from lead_coordinator.database.urls import DAGSTER_SCHEMA
@@ -94,6 +94,10 @@ class DeployReport:
     differing: tuple[Difference, ...]
     seconds: float
 
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for machines."""
+        return asdict(self)
+
 
 def sql_files() -> list[Path]:
     """The four files in the order in which they are applied. Raises `MissingFile`."""
@@ -122,13 +126,13 @@ def deploy(url: str, settings: Settings, *, dry_run: bool = False) -> DeployRepo
             return _plan(connection, server_version, settings)
         files = apply_files(connection, sql_files())
     with Database(url) as db:
-        configured = configure_platform(db, settings.platform_settings())
+        seeding = configure_platform(db, settings.platform_settings())
     return DeployReport(
         server_version=server_version,
         version=__version__,
         files=files,
-        seeded=configured.seeded,
-        differing=configured.differing,
+        seeded=seeding.seeded,
+        differing=seeding.differing,
         seconds=time.monotonic() - started,
     )
 
@@ -138,9 +142,10 @@ def _plan(connection: psycopg.Connection[DictRow], server_version: str, settings
         files = sql_files()
         before = look_before(connection, files)
         _apply_all(connection, files)
-        connection.execute(
-            "SELECT public.configure_platform(%s)", [Jsonb(dict(settings.platform_settings()))]
-        )
+        row = connection.execute(
+            "SELECT public.configure_platform(%s) AS answer", [Jsonb(dict(settings.platform_settings()))]
+        ).fetchone()
+        assert row is not None
         after = look_after(connection)
         versions = [name for kind, name in before if kind == "version"]
         return DeployPlan(
@@ -149,6 +154,7 @@ def _plan(connection: psycopg.Connection[DictRow], server_version: str, settings
             or ("0.1.0" if ("table", "lead.task") in before else None),
             version_after=__version__,
             changes=compare(before, after),
+            differing=configured(row["answer"]).differing,
         )
 
     return _patiently(connection, try_out, keep=False)

@@ -43,6 +43,14 @@ class ClaimedTask:
 
 
 @dataclass(frozen=True)
+class ClaimedBatch:
+    """What a worker of its own has claimed: one lease for all of it."""
+
+    lease: Lease
+    tasks: tuple[ClaimedTask, ...]
+
+
+@dataclass(frozen=True)
 class StartedExecution:
     """`heartbeat_seconds`: how often to report; the lease ends at `lease_expires_at` unless it is renewed.
 
@@ -142,6 +150,76 @@ async def start_execution(
             for task in answer["tasks"]
         ),
     )
+
+
+async def claim_tasks(
+    db: AsyncDatabase,
+    worker_id: str,
+    task_type: str,
+    *,
+    limit: int | None = None,
+    lease_seconds: int | None = None,
+    current_time: datetime | None = None,
+) -> ClaimedBatch | None:
+    """Takes the best `limit` (1) waiting tasks at once, for a worker that brings its own capacity.
+
+    It takes none of the platform's slots and memory; its calls draw on the day's budget. The lease lasts
+    `lease_seconds` (60) and is renewed by `heartbeat_execution`. None: nothing waits, or the type is paused.
+    Raises `InvalidInput`.
+    """
+    rows = await db.call_rows(
+        "claim_tasks",
+        worker_id=worker_id,
+        task_type=task_type,
+        **given(limit=limit, lease_seconds=lease_seconds, current_time=current_time),
+    )
+    if not rows:
+        return None
+    return ClaimedBatch(
+        Lease(rows[0]["execution_id"], rows[0]["fence"]),
+        tuple(
+            ClaimedTask(
+                task_id=row["task_id"],
+                task_type=task_type,
+                payload=row["payload"],
+                attempt=row["attempt"],
+                value_usd=row["value_usd"],
+                deadline_at=row["deadline_at"],
+                tenant=row["tenant"],
+                submitted_at=row["submitted_at"],
+            )
+            for row in rows
+        ),
+    )
+
+
+async def complete_tasks(
+    db: AsyncDatabase,
+    lease: Lease,
+    results: Mapping[int, Mapping[str, Any]] | None = None,
+    *,
+    finish: bool = True,
+    current_time: datetime | None = None,
+) -> int:
+    """Completes many tasks of an execution in one call: those in `results` (id: result), or all it holds.
+
+    With `finish` the execution ends too, and what it still held goes back to the queue. Answers how many were
+    completed. Raises `StaleLease`.
+    """
+    objects = (
+        None
+        if results is None
+        else Jsonb([{"task_id": task_id, "result": result} for task_id, result in results.items()])
+    )
+    answer = await db.call(
+        "complete_tasks",
+        execution_id=lease.execution_id,
+        fence=lease.fence,
+        results=objects,
+        finish=finish,
+        **given(current_time=current_time),
+    )
+    return int(answer)
 
 
 async def heartbeat_execution(

@@ -254,6 +254,121 @@ def change_policy(
     return PolicyChanged(**answer)
 
 
+# ---- calling an execution off ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ExecutionCancelled:
+    """`status`: cancelled, or still running: it is told with its next heartbeat, and ends as cancelled.
+
+    `changed` is False where it had ended already. `returned`: tasks that are in the queue again.
+    """
+
+    execution_id: str
+    status_before: str
+    status: str
+    changed: bool
+    returned: int
+
+
+def cancel_execution(
+    db: Database,
+    execution_id: str,
+    reason: str,
+    *,
+    actor: str | None = None,
+    current_time: datetime | None = None,
+) -> ExecutionCancelled:
+    """Calls an execution off; its tasks go back to the queue, no attempt of theirs is spent.
+
+    Raises `NotFound` and `InvalidInput`.
+    """
+    answer = db.call(
+        "cancel_execution",
+        execution_id=execution_id,
+        reason=reason,
+        **given(actor=actor, current_time=current_time),
+    )
+    return ExecutionCancelled(**answer)
+
+
+# ---- pausing a type or a tenant ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class QueueMode:
+    """`mode` now and before (`was`): open, paused or draining; `waiting`: tasks it has in the queue."""
+
+    mode: str
+    was: str
+    waiting: int
+
+
+def pause_queue(
+    db: Database,
+    *,
+    task_type: str | None = None,
+    tenant: str | None = None,
+    actor: str,
+    reason: str,
+    current_time: datetime | None = None,
+) -> QueueMode:
+    """Nothing of the type, or of the tenant, is started any more; it goes on taking tasks.
+
+    Exactly one of `task_type` and `tenant` is given. Raises `InvalidInput`.
+    """
+    return _set_mode(db, "pause_queue", task_type, tenant, actor, reason, current_time)
+
+
+def drain_queue(
+    db: Database,
+    *,
+    task_type: str | None = None,
+    tenant: str | None = None,
+    actor: str,
+    reason: str,
+    current_time: datetime | None = None,
+) -> QueueMode:
+    """No new task of the type, or of the tenant, is taken (`TypeDisabled`); what waits is worked off.
+
+    Exactly one of `task_type` and `tenant` is given. Raises `InvalidInput`.
+    """
+    return _set_mode(db, "drain_queue", task_type, tenant, actor, reason, current_time)
+
+
+def resume_queue(
+    db: Database,
+    *,
+    task_type: str | None = None,
+    tenant: str | None = None,
+    actor: str,
+    reason: str,
+    current_time: datetime | None = None,
+) -> QueueMode:
+    """Opens what was paused or draining. Raises `InvalidInput`."""
+    return _set_mode(db, "resume_queue", task_type, tenant, actor, reason, current_time)
+
+
+def _set_mode(
+    db: Database,
+    function: str,
+    task_type: str | None,
+    tenant: str | None,
+    actor: str,
+    reason: str,
+    current_time: datetime | None,
+) -> QueueMode:
+    answer = db.call(
+        function,
+        task_type=task_type,
+        tenant=tenant,
+        actor=actor,
+        reason=reason,
+        **given(current_time=current_time),
+    )
+    return QueueMode(answer["mode"], answer["was"], int(answer["waiting"]))
+
+
 # ---- asking ------------------------------------------------------------------------------------------------
 
 
@@ -305,3 +420,20 @@ def prune_history(
     """
     answer = db.call("prune_history", **given(keep=keep, limit=limit, current_time=current_time))
     return Pruned(answer["deleted"], answer["more"], answer.get("reason"))
+
+
+@dataclass(frozen=True)
+class SparseIndex:
+    """An index that is far larger than its entries need, in bytes."""
+
+    schema_name: str
+    index_name: str
+    table_name: str
+    size_bytes: int
+    expected_bytes: int
+
+
+def find_sparse_indexes(db: Database, *, minimum_bytes: int | None = None) -> list[SparseIndex]:
+    """Indexes of at least `minimum_bytes` (8 MB) that are twice as large as expected; largest waste first."""
+    rows = db.call_rows("find_sparse_indexes", **given(minimum_bytes=minimum_bytes))
+    return [SparseIndex(**row) for row in rows]

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
 from psycopg.rows import DictRow
 
+from lead_coordinator.database.control import Difference
 from lead_coordinator.database.scripts import statements
 
 __all__ = ["Change", "DeployPlan", "compare", "look_after", "look_before"]
@@ -87,13 +88,15 @@ class DeployPlan:
     """What `deploy` would do to a database.
 
     `version_before`: the version that is deployed there, None on a database without the control plane (one
-    deployed by 0.1.0 through psql kept no version and is called 0.1.0). Nothing has been changed.
+    deployed by 0.1.0 through psql kept no version and is called 0.1.0). `differing`: rows that would win over
+    the environment. Nothing has been changed.
     """
 
     server_version: str
     version_before: str | None
     version_after: str
     changes: tuple[Change, ...]
+    differing: tuple[Difference, ...] = ()
 
     @property
     def changes_nothing(self) -> bool:
@@ -102,10 +105,25 @@ class DeployPlan:
     def count(self, action: Action) -> int:
         return sum(change.action == action for change in self.changes)
 
+    def as_json(self) -> dict[str, Any]:
+        """All of it, with the definitions before and after."""
+        return {
+            "server_version": self.server_version,
+            "version_before": self.version_before,
+            "version_after": self.version_after,
+            "changes_nothing": self.changes_nothing,
+            "counts": {action: self.count(action) for action in ("added", "changed", "dropped")},
+            "changes": [asdict(change) for change in self.changes],
+            "differing": [asdict(difference) for difference in self.differing],
+        }
+
     def __str__(self) -> str:
         """Readable: a headline, then the changes by kind; a new database lists only how many of each."""
+        return "\n".join([*self._changes(), *(str(difference) for difference in self.differing)])
+
+    def _changes(self) -> list[str]:
         if self.changes_nothing:
-            return f"Version {self.version_after} is deployed already: nothing would change."
+            return [f"Version {self.version_after} is deployed already: nothing would change."]
         counts = ", ".join(
             f"{count} {action}" for action in ("added", "changed", "dropped") if (count := self.count(action))
         )
@@ -115,16 +133,14 @@ class DeployPlan:
                 for kind in KINDS
                 if (group := [change for change in self.changes if change.kind == kind])
             )
-            return f"A new deployment of version {self.version_after} would be made: {kinds}."
+            return [f"A new deployment of version {self.version_after} would be made: {kinds}."]
         way = (
             f"Version {self.version_after} again"
             if self.version_before == self.version_after
             else f"From version {self.version_before} to {self.version_after}"
         )
         signs = {"added": "+", "changed": "~", "dropped": "-"}
-        return "\n".join(
-            [f"{way}: {counts}.", *(f"  {signs[change.action]} {change}" for change in self.changes)]
-        )
+        return [f"{way}: {counts}.", *(f"  {signs[change.action]} {change}" for change in self.changes)]
 
 
 def compare(before: Catalog, after: Catalog) -> tuple[Change, ...]:

@@ -40,7 +40,14 @@ class Published:
 
 
 async def begin_publication(
-    db: AsyncDatabase, lease: Lease, task_id: int, site: str, slug: str, title: str
+    db: AsyncDatabase,
+    lease: Lease,
+    task_id: int,
+    site: str,
+    slug: str,
+    title: str,
+    *,
+    current_time: datetime | None = None,
 ) -> Publication:
     """Reserves a slug on a site (made unique with -2, -3, …). Raises `StaleLease`."""
     answer = await db.call(
@@ -51,6 +58,7 @@ async def begin_publication(
         site=site,
         slug=slug,
         title=title,
+        **given(current_time=current_time),
     )
     return Publication(
         answer["publication_id"], answer["slug"], bool(answer["already_published"]), answer.get("url")
@@ -65,6 +73,7 @@ async def confirm_publication(
     content_sha256: str,
     *,
     details: Mapping[str, Any] | None = None,
+    current_time: datetime | None = None,
 ) -> None:
     """Records that the article is out: where, and the SHA-256 (hex) of what was written.
 
@@ -78,6 +87,7 @@ async def confirm_publication(
         url=url,
         content_sha256=content_sha256,
         details=Jsonb(details or {}),
+        **given(current_time=current_time),
     )
 
 

@@ -21,6 +21,8 @@ class NewTask:
     """A task to submit. `idempotency_key`: a second submission with the same key makes no second task.
 
     `not_before`: it isn't given out earlier. `dependencies`: ids of tasks that must be completed first.
+    `estimated_cost` in US dollars, `estimated_duration_ms`, `predicted_success_rate` (0 to 1) and
+    `complexity_score` (0 to 100): what is believed about it.
     """
 
     task_type: str
@@ -32,6 +34,10 @@ class NewTask:
     not_before: datetime | None = None
     dependencies: Sequence[int] = field(default=())
     tenant: str | None = None
+    estimated_cost: Decimal | None = None
+    estimated_duration_ms: int | None = None
+    predicted_success_rate: Decimal | None = None
+    complexity_score: Decimal | None = None
 
     def as_parameters(self) -> dict[str, Any]:
         """What was given, under the names that `submit_task` and the objects of `submit_tasks` use."""
@@ -45,6 +51,10 @@ class NewTask:
             not_before=self.not_before,
             dependencies=list(self.dependencies) or None,
             tenant=self.tenant,
+            estimated_cost=self.estimated_cost,
+            estimated_duration_ms=self.estimated_duration_ms,
+            predicted_success_rate=self.predicted_success_rate,
+            complexity_score=self.complexity_score,
         )
 
 

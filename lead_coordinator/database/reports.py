@@ -32,9 +32,13 @@ def get_platform_status(db: Database, *, current_time: datetime | None = None) -
     return answer
 
 
-def get_coordinator_dashboard(db: Database, *, hours_back: int | None = None) -> Json:
+def get_coordinator_dashboard(
+    db: Database, *, hours_back: int | None = None, current_time: datetime | None = None
+) -> Json:
     """The last `hours_back` hours (24): executions, resources, performance, health, recommendations."""
-    answer: Json = db.call("get_coordinator_dashboard", **given(hours_back=hours_back))
+    answer: Json = db.call(
+        "get_coordinator_dashboard", **given(hours_back=hours_back, current_time=current_time)
+    )
     return answer
 
 
@@ -51,15 +55,16 @@ def generate_recommendations(
     return answer
 
 
-def check_coordinator_alerts(db: Database) -> list[Alert]:
+def check_coordinator_alerts(db: Database, *, current_time: datetime | None = None) -> list[Alert]:
     """What is wrong now, or soon will be."""
     names = Alert.__dataclass_fields__
-    return [Alert(**{name: row[name] for name in names}) for row in db.call_rows("check_coordinator_alerts")]
+    rows = db.call_rows("check_coordinator_alerts", **given(current_time=current_time))
+    return [Alert(**{name: row[name] for name in names}) for row in rows]
 
 
-def validate_coordinator_deployment(db: Database) -> Json:
+def validate_coordinator_deployment(db: Database, *, current_time: datetime | None = None) -> Json:
     """`deployment_valid`, `status` READY or FAILED, `errors`, `warnings`: each names an object."""
-    answer: Json = db.call("validate_coordinator_deployment")
+    answer: Json = db.call("validate_coordinator_deployment", **given(current_time=current_time))
     return answer
 
 

@@ -14,7 +14,8 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
-from lead_coordinator.database.connection import Database, given
+from lead_coordinator.database.connection import Database
+from lead_coordinator.database.operations import find_sparse_indexes
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +57,15 @@ def rebuild_sparse_indexes(db: Database, *, minimum_bytes: int | None = None) ->
     for row in db.rows(LEFT_OVER):
         _try(db, "DROP INDEX CONCURRENTLY IF EXISTS {}", row["schema_name"], row["index_name"])
     rebuilt = []
-    for row in db.call_rows("find_sparse_indexes", **given(minimum_bytes=minimum_bytes)):
-        schema, name = row["schema_name"], row["index_name"]
+    for sparse in find_sparse_indexes(db, minimum_bytes=minimum_bytes):
+        schema, name = sparse.schema_name, sparse.index_name
         if not _try(db, "REINDEX INDEX CONCURRENTLY {}", schema, name):
             continue
         after = db.row(
             "SELECT pg_relation_size(format('%%I.%%I', %s::text, %s::text)) AS size", [schema, name]
         )
         assert after is not None
-        rebuilt.append(Rebuilt(f"{schema}.{name}", row["size_bytes"], after["size"]))
+        rebuilt.append(Rebuilt(f"{schema}.{name}", sparse.size_bytes, after["size"]))
     return rebuilt
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from lead_coordinator.cli.platform.dagster_home import keep_bounded
 from lead_coordinator.cli.platform.environment import importable
 from lead_coordinator.cli.platform.processes import postgres_processes
 from lead_coordinator.cli.platform.web import web_url
+from lead_coordinator.database.connection import Database
 from lead_coordinator.errors import SettingsError
 from lead_coordinator_tests.cli.conftest import Run
 
@@ -196,6 +198,74 @@ def test_deploy_goes_to_the_database_that_is_named(run: Run, empty_database_url:
     assert run("deploy", DATABASE_URL=empty_database_url).exit_code == 0
     assert run("status", DATABASE_URL=empty_database_url).exit_code == 0
     assert not home.exists(), "another database was named: no server of our own"
+
+
+def test_a_dry_run_says_what_would_change_and_changes_nothing(run: Run, empty_database_url: str) -> None:
+    database = {"DATABASE_URL": empty_database_url}
+    planned = run("deploy", "--dry-run", **database)
+    assert planned.exit_code == 0, planned.output
+    assert planned.output.startswith(f"A new deployment of version {__version__} would be made: ")
+    assert run("status", **database).exit_code == 1, "nothing was deployed"
+
+    assert run("deploy", **database).exit_code == 0
+    with Database(empty_database_url) as db:
+        db.execute("DROP POLICY readers ON lead.tick")
+    planned = run("deploy", "--dry-run", MAX_CONCURRENT_WORKFLOWS="5", **database)
+    lines = planned.output.splitlines()
+    assert lines[0] == f"Version {__version__} again: 1 added."
+    assert lines[1].startswith("  + policy lead.tick.readers: SELECT TO lead_application, lead_dashboard")
+    assert lines[2:] == [
+        "max_concurrent_workflows stays 3, as the database says; the environment says 5 (the row wins)"
+    ]
+    assert run("deploy", "--dry-run", **database).output == planned.output.replace(f"\n{lines[2]}", "")
+    assert run("deploy", **database).exit_code == 0
+    assert "nothing would change" in run("deploy", "--dry-run", **database).output
+
+
+def test_deploying_answers_machines_in_json(run: Run, empty_database_url: str) -> None:
+    database = {"DATABASE_URL": empty_database_url}
+    planned = json.loads(run("deploy", "--dry-run", "--json", **database).stdout)
+    assert (planned["dry_run"], planned["version_before"], planned["version_after"]) == (
+        True,
+        None,
+        __version__,
+    )
+    assert planned["changes_nothing"] is False
+    assert planned["counts"]["added"] == len(planned["changes"]) > 500
+    assert {"action": "added", "kind": "schema", "name": "lead", "before": None, "after": ""} in (
+        planned["changes"]
+    )
+    done = json.loads(run("deploy", "--json", **database).stdout)
+    assert (done["dry_run"], done["version"]) == (False, __version__)
+    assert [file["name"] for file in done["files"]] == [
+        "database-schema.sql",
+        "resource-management.sql",
+        "monitoring-functions.sql",
+        "testing-suite.sql",
+    ]
+    again = json.loads(run("deploy", "--dry-run", "--json", **database).stdout)
+    assert (again["changes_nothing"], again["changes"]) == (True, [])
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"], ["--dry-run", "--json"]])
+def test_deploying_over_a_newer_version_is_refused(
+    run: Run, empty_database_url: str, options: list[str]
+) -> None:
+    assert run("deploy", DATABASE_URL=empty_database_url).exit_code == 0
+    with Database(empty_database_url) as db:
+        db.execute("INSERT INTO lead.deployment (version) VALUES ('99.0.0')")
+    refused = run("deploy", *options, DATABASE_URL=empty_database_url)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "this database is at 99.0.0" in refused.stderr
+    assert "deploy version 99.0.0 or a newer one" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_dry_run_on_a_home_without_a_server_makes_none(run: Run, home: Path) -> None:
+    planned = run("deploy", "--dry-run")
+    assert planned.exit_code == 0, planned.output
+    assert planned.output.startswith(f"A new deployment of version {__version__} would be made: ")
+    assert not home.exists()
 
 
 def test_what_belongs_to_somebody_else_is_told_apart_from_what_doesnt_run(

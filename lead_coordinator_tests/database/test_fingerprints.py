@@ -90,6 +90,27 @@ ALTERATIONS = {
     "DELETE FROM public.api_rate_limits WHERE provider = 'openai'": (
         "provider row openai is missing in api_rate_limits"
     ),
+    "DELETE FROM lead.setting WHERE name = 'grant_seconds'": (
+        "setting grant_seconds has no row in lead.setting: deploy again"
+    ),
+    "DELETE FROM lead.setting WHERE name = 'coordinator_timezone'": (
+        "setting coordinator_timezone has no row in lead.setting: deploy again"
+    ),
+    "DELETE FROM lead.state_transition WHERE from_state = 'IDLE' AND to_state = 'ANALYZING'": (
+        "state transition missing: coordinator from IDLE to ANALYZING"
+    ),
+}
+# The same, of roles, which only an administrator can alter.
+ROLE_ALTERATIONS = {
+    "ALTER ROLE lead_application BYPASSRLS": (
+        "role lead_application passes by row-level security (BYPASSRLS)"
+    ),
+    "ALTER ROLE anon SUPERUSER": "role anon is a superuser",
+    "GRANT lead_application TO authenticated": "role authenticated may act as lead_application",
+    "GRANT service_role TO lead_dashboard": "role lead_dashboard may act as service_role",
+    "ALTER ROLE service_role SET session_replication_role = replica": (
+        "session_replication_role is set to replica for role service_role: triggers are off"
+    ),
 }
 
 
@@ -120,6 +141,25 @@ def test_whatever_is_missing_altered_or_added_is_named(db: Database) -> None:
     assert unnoticed == {}, "each alteration was expected to be named"
 
 
+def test_roles_that_would_make_the_grants_mean_nothing_are_named(admin_url: str) -> None:
+    unnoticed = {}
+    with connect(admin_url) as admin:
+        for alteration, expected in ROLE_ALTERATIONS.items():
+            with admin.transaction(force_rollback=True):  # roles belong to the whole server
+                admin.execute(alteration.encode())
+                row = admin.execute("SELECT validate_coordinator_deployment() AS answer").fetchone()
+                assert row is not None
+            if expected not in row["answer"]["errors"]:
+                unnoticed[alteration] = row["answer"]["errors"]
+        # Supabase's service_role has it, and works.
+        with admin.transaction(force_rollback=True):
+            admin.execute("ALTER ROLE service_role BYPASSRLS")
+            row = admin.execute("SELECT validate_coordinator_deployment() AS answer").fetchone()
+            assert row is not None
+            assert row["answer"]["errors"] == []
+    assert unnoticed == {}, "each alteration was expected to be named"
+
+
 def test_objects_of_another_owner_are_named(db: Database, admin_url: str) -> None:
     with connect(admin_url) as admin:
         admin.execute("ALTER FUNCTION public.get_task(bigint) OWNER TO postgres")
@@ -132,10 +172,14 @@ def test_objects_of_another_owner_are_named(db: Database, admin_url: str) -> Non
 def test_tuning_and_additions_are_only_warned_of(db: Database) -> None:
     db.execute("ALTER TABLE lead.task SET (autovacuum_vacuum_scale_factor = 0.01)")
     db.execute("CREATE INDEX mine ON lead.task (tenant)")
+    db.execute("INSERT INTO lead.state_transition VALUES ('coordinator', 'IDLE', 'MONITORING')")
     answer = db.call("validate_coordinator_deployment")
     assert answer["errors"] == []
     assert any(text.startswith("storage lead.task is altered") for text in answer["warnings"])
     assert "index lead.mine was added by somebody else" in answer["warnings"]
+    assert (
+        "state transition added by somebody else: coordinator from IDLE to MONITORING" in answer["warnings"]
+    )
 
 
 def test_applying_one_file_again_does_not_take_an_altered_function_of_another_for_right(

@@ -7,6 +7,7 @@ its whole way, from submission to publication and back to the queue, through eac
 import hashlib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import ModuleType
@@ -193,6 +194,100 @@ async def test_a_batch_from_plan_to_publication(db: Database, async_db: AsyncDat
         await executions.complete_task(adb, Lease(lease.execution_id, lease.fence - 1), two.task_id)
 
 
+@pytest.mark.every_server
+async def test_a_worker_of_its_own_claims_calls_and_completes(db: Database, async_db: AsyncDatabase) -> None:
+    adb = async_db
+    assert await executions.claim_tasks(adb, "mine", CONTENT) is None, "nothing waits"
+    queue.submit_tasks(db, [article(number, value_usd=Decimal(5)) for number in range(3)])
+    batch = await executions.claim_tasks(adb, "mine", CONTENT, limit=3, lease_seconds=120)
+    assert batch is not None
+    assert [(task.task_type, task.attempt, task.value_usd) for task in batch.tasks] == [(CONTENT, 1, 5)] * 3
+    one, two, three = (task.task_id for task in batch.tasks)
+    granted, refused = await calls.begin_api_calls(
+        adb,
+        batch.lease,
+        [
+            calls.Wish(one, "draft", BOTH),
+            calls.Wish(two, "draft", [replace(BOTH[0], max_cost_usd=Decimal(1))]),
+        ],
+    )
+    assert isinstance(granted, Grant)
+    assert isinstance(refused, Refusal)
+    assert refused.reason == "item_cost_limit"
+    assert await calls.release_api_call(adb, batch.lease, granted.call_id)
+    assert await executions.complete_tasks(adb, batch.lease, {one: {"url": "/a"}}, finish=False) == 1
+    assert queue.get_task(db, one)["result"] == {"url": "/a"}
+    assert await executions.complete_tasks(adb, batch.lease) == 2
+    assert queue.get_task(db, three)["status"] == "completed"
+    with pytest.raises(StaleLease):
+        await executions.complete_tasks(adb, batch.lease)
+
+
+def test_what_is_believed_of_a_task_arrives(db: Database) -> None:
+    task = article(
+        1,
+        estimated_cost=Decimal("0.0123"),
+        estimated_duration_ms=90_000,
+        predicted_success_rate=Decimal("0.9"),
+        complexity_score=Decimal("2.5"),
+    )
+    one = queue.submit_task(db, task).task_id
+    two = queue.submit_tasks(db, [task]).tasks[0].task_id
+    for task_id in (one, two):
+        row = queue.get_task(db, task_id)
+        believed = (row["estimated_cost"], row["estimated_duration_ms"], row["predicted_success_rate"])
+        assert believed == (Decimal("0.0123"), 90_000, Decimal("0.9"))
+        assert row["complexity_score"] == Decimal("2.5")
+    with pytest.raises(InvalidInput, match=r"predicted_success_rate: 1\.1 is out of range, 0 to 1"):
+        queue.submit_task(db, article(2, predicted_success_rate=Decimal("1.1")))
+
+
+def test_a_type_and_a_tenant_are_paused_drained_and_resumed(db: Database) -> None:
+    queue.submit_task(db, article(1, tenant="garden"))
+    said = {"actor": "ann", "reason": "unpaid"}
+    assert operations.pause_queue(db, tenant="garden", **said) == operations.QueueMode("paused", "open", 1)
+    assert operations.drain_queue(db, task_type=CONTENT, **said) == operations.QueueMode(
+        "draining", "open", 1
+    )
+    with pytest.raises(TypeDisabled, match="draining"):
+        queue.submit_task(db, article(2))
+    assert operations.resume_queue(db, task_type=CONTENT, **said).was == "draining"
+    assert operations.resume_queue(db, tenant="garden", **said).mode == "open"
+    with pytest.raises(InvalidInput, match="either p_task_type or p_tenant"):
+        operations.pause_queue(db, **said)
+
+
+async def test_an_execution_is_called_off(db: Database, async_db: AsyncDatabase) -> None:
+    execution = await started(db, async_db)
+    answer = operations.cancel_execution(db, execution.lease.execution_id, "wrong site", actor="ann")
+    assert (answer.status_before, answer.status, answer.changed, answer.returned) == (
+        "running",
+        "running",
+        True,
+        0,
+    )
+    beat = await executions.heartbeat_execution(async_db, execution.lease)
+    assert (beat.stop, beat.reason) == (True, "wrong site")
+
+
+def test_a_figure_is_kept_with_its_trend(db: Database) -> None:
+    for value in (Decimal(5), 9):
+        control.record_health_metric(
+            db,
+            "disk_used_percent",
+            value,
+            "percent",
+            source="tester",
+            warning=8,
+            critical=9,
+            tags={"host": "a"},
+        )
+    row = db.row("SELECT * FROM system_health WHERE metric_name = 'disk_used_percent'")
+    assert row is not None
+    assert (row["metric_value"], row["previous_value"], row["trend_direction"]) == (9, 5, "up")
+    assert (row["is_healthy"], row["source"], row["tags"]) == (False, "tester", {"host": "a"})
+
+
 async def test_a_call_that_isnt_granted_says_why_and_how_long_to_wait(
     db: Database, async_db: AsyncDatabase
 ) -> None:
@@ -372,6 +467,10 @@ SAMPLES: dict[str, Any] = {
         not_before=datetime(2026, 11, 24, tzinfo=UTC),
         dependencies=[1],
         tenant="t",
+        estimated_cost=Decimal(1),
+        estimated_duration_ms=1,
+        predicted_success_rate=Decimal(1),
+        complexity_score=Decimal(1),
     ),
     "DeadLetterFilter": DeadLetterFilter(all=True),
     "timedelta": timedelta(days=7),
@@ -432,7 +531,11 @@ def test_every_typed_call_fits_a_function_that_is_deployed(db: Database) -> None
         )
     }
     sent = dict(what_it_sends(function) for function in typed_calls())
-    assert len(sent) > 50
+    assert deployed.keys() - sent.keys() == set(), "functions without a typed call"
+    unsaid = {name: params - sent[name] for name, params in deployed.items()}
+    assert {name: missing for name, missing in unsaid.items() if missing} == {}, (
+        "these parameters can't be given"
+    )
     misfits = {name: params - deployed.get(name, set()) for name, params in sent.items()}
     assert sent.keys() <= deployed.keys(), "these functions aren't deployed"
     assert {name: missing for name, missing in misfits.items() if missing} == {}, (

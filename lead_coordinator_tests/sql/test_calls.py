@@ -1,8 +1,11 @@
 """Calls to providers: slots, breakers, money, and what dead runs leave behind."""
 
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from lead_coordinator.errors import InvalidInput, StaleLease
 from lead_coordinator_tests.sql.play import Play, Run
@@ -84,6 +87,38 @@ def test_no_sixty_seconds_hold_more_calls_than_the_limit(play: Play, run: Run) -
     assert len(sent_at) >= 15, "close to the limit under pressure: 3 a minute for 340 seconds"
 
 
+def test_a_limit_that_falls_and_rises_forgets_no_request(play: Play, run: Run) -> None:
+    play.now = datetime.now(UTC)  # an operator changes a limit by the server's clock
+
+    def granted() -> int:
+        answers = (play.begin_call(run, run.task_ids[0], ("gemini", "0")) for _ in range(10))
+        return sum(answer["granted"] for answer in answers)
+
+    def limit(requests: int) -> None:
+        play.db.execute(
+            "UPDATE api_rate_limits SET requests_per_minute = %s WHERE provider = 'gemini'", [requests]
+        )
+
+    limit(6)
+    assert granted() == 6
+    limit(4)
+    limit(6)
+    assert granted() == 0, "all six of this minute have been granted before"
+    assert play.call("validate_coordinator_deployment")["errors"] == []
+    limit(4)
+    play.pass_time(seconds=61)
+    assert granted() == 4
+    limit(3)
+    play.pass_time(seconds=61)
+    limit(6)
+    play.db.execute(
+        "UPDATE lead.rate_slot SET free_at = %s WHERE provider = 'gemini' AND slot_no > 4",
+        [play.now + timedelta(seconds=60)],
+    )
+    limit(4)
+    assert granted() == 2, "two of the four that are allowed now have been made under the higher limit"
+
+
 def test_the_cheapest_with_a_free_slot_wins_then_the_other(play: Play, run: Run) -> None:
     play.db.execute("UPDATE api_rate_limits SET requests_per_minute = 1")
     both = (("gemini", "0.001"), ("openai", "0.002"))
@@ -122,6 +157,43 @@ def test_a_429_holds_the_provider_back_and_counts_no_failure(play: Play, run: Ru
     row = play.db.row("SELECT adaptive_limit FROM api_rate_limits WHERE provider = 'gemini'")
     assert row is not None
     assert 30 <= row["adaptive_limit"] < 60
+
+
+def test_the_limit_in_force_rises_again_with_what_succeeds(play: Play, run: Run) -> None:
+    def in_force() -> int:
+        row = play.db.row("SELECT adaptive_limit FROM api_rate_limits WHERE provider = 'gemini'")
+        assert row is not None
+        return int(row["adaptive_limit"])
+
+    granted = play.begin_call(run, run.task_ids[0])
+    play.send(run, granted["call_id"])
+    play.settle(granted["call_id"], "rate_limited", "0", http_status=429, retry_after_ms=600_000)
+    assert in_force() == 54
+    assert play.begin_call(run, run.task_ids[0])["wait_ms"] == 120_000, "two minutes, then it is asked again"
+    play.pass_time(seconds=120)
+    limits = []
+    for _ in range(7):
+        play.pay(run, run.task_ids[0], "0")
+        play.pay(run, run.task_ids[0], "0")
+        limits.append(in_force())
+        play.pass_time(seconds=5)
+    assert limits == [55, 56, 57, 58, 59, 60, 60], "one more every five seconds, up to what the operator set"
+
+
+@pytest.mark.parametrize("margin_ms", [0, 500, 2000])
+def test_a_slot_is_taken_for_sixty_seconds_and_the_margin_from_its_sending(
+    play: Play, run: Run, margin_ms: int
+) -> None:
+    play.set("rate_margin_ms", margin_ms)
+    play.db.execute("UPDATE api_rate_limits SET requests_per_minute = 1 WHERE provider = 'gemini'")
+    granted = play.begin_call(run, run.task_ids[0], ("gemini", "0"))
+    play.pass_time(seconds=4)
+    assert play.send(run, granted["call_id"])
+    assert play.begin_call(run, run.task_ids[0], ("gemini", "0"))["wait_ms"] == 60_000 + margin_ms
+    play.pass_time(seconds=60, milliseconds=margin_ms - 1)
+    assert play.begin_call(run, run.task_ids[0], ("gemini", "0"))["wait_ms"] == 20, "never a busy loop"
+    play.pass_time(milliseconds=1)
+    assert play.begin_call(run, run.task_ids[0], ("gemini", "0"))["granted"]
 
 
 def open_breaker(play: Play, run: Run, failures: int = 5) -> None:
@@ -240,6 +312,62 @@ def test_bad_calls_are_refused_by_name(play: Play, run: Run) -> None:
         play.settle(granted["call_id"])
     with pytest.raises(InvalidInput, match="p_outcome: fine is not allowed"):
         play.settle(granted["call_id"], "fine")
+
+
+def begin_several(play: Play, run: Run, *wishes: tuple[int, str, str]) -> list[dict[str, Any]]:
+    """Wishes are (task, provider, dollars)."""
+    answer: list[dict[str, Any]] = play.call(
+        "begin_api_calls",
+        execution_id=run.execution_id,
+        fence=run.fence,
+        calls=[
+            {
+                "task_id": task_id,
+                "step": "draft",
+                "candidates": [{"provider": provider, "model": "m", "max_cost_usd": Decimal(dollars)}],
+            }
+            for task_id, provider, dollars in wishes
+        ],
+        current_time=play.now,
+    )
+    return answer
+
+
+def test_several_slots_are_taken_at_a_time_and_each_is_answered_by_itself(play: Play) -> None:
+    play.db.execute("UPDATE api_rate_limits SET requests_per_minute = 2 WHERE provider = 'gemini'")
+    play.submit(4)
+    run = play.run_started()
+    first, second, third, fourth = run.task_ids
+    answers = begin_several(
+        play, run, (first, "gemini", "0.004"), (second, "openai", "0.010"), (third, "gemini", "0.004"),
+        (fourth, "gemini", "0.004"), (first, "gemini", "0.089"),
+    )  # fmt: skip
+    assert [answer["task_id"] for answer in answers] == [first, second, third, fourth, first]
+    assert [answer["granted"] for answer in answers] == [True, True, True, False, False]
+    assert (answers[3]["reason"], answers[3]["wait_ms"]) == ("rate_limited", 60_500)
+    assert answers[4]["reason"] == "item_cost_limit", "0.004 + 0.089 is more than an item may cost"
+    assert play.account("provider", "gemini") == (Decimal("0.008"), 0)
+    assert len({answer["call_id"] for answer in answers[:3]}) == 3
+    for answer in answers[:3]:
+        assert play.send(run, answer["call_id"])
+        play.settle(answer["call_id"])
+
+
+def test_several_calls_are_begun_all_or_none_where_one_is_wrong(play: Play) -> None:
+    play.submit(2)
+    run = play.run_started()
+    with pytest.raises(StaleLease, match="does not hold task 999"):
+        begin_several(play, run, (run.task_ids[0], "gemini", "0.004"), (999, "gemini", "0.004"))
+    for calls, said in (
+        ([], r"p_calls: \[\] is not allowed; an array of 1 to 100"),
+        ([1], r"p_calls\[0\]: 1 is not allowed; an object is needed"),
+        ([{"task_id": "x"}], r"p_calls\[0\].task_id: x is not allowed"),
+        ([{"task_id": 1, "step": "draft"}], r"p_calls\[0\].candidates: NULL is not allowed"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            play.call("begin_api_calls", execution_id=run.execution_id, fence=run.fence, calls=Jsonb(calls))
+    assert play.account("provider", "gemini") == (0, 0)
+    assert play.db.rows("SELECT 1 FROM lead.api_call") == []
 
 
 def test_a_publication_is_one_row_per_task_and_per_address(play: Play, run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -173,14 +174,17 @@ def test_a_task_lost_with_three_runs_is_parked_and_goes_alone_before(play: Play)
     (innocent,) = play.submit(priority=10)
     for stalls in (1, 2):
         run = play.run_started()
+        play.pay(run, poison, "0.002")
         play.pass_time(seconds=31)
         play.call("recover_executions", current_time=play.now)
         assert play.task(poison)["stalls"] == stalls
     run = play.run_started()
     assert run.task_ids == [poison], "after two stalls a task takes no other along"
+    play.pay(run, poison, "0.002")
     play.pass_time(seconds=31)
     assert play.call("recover_executions", current_time=play.now)["parked"] == 1
     assert play.task(poison)["status"] == "dead_letter"
+    assert play.task(poison)["cost_usd"] == Decimal("0.006"), "what its calls cost in all three runs"
     assert play.task(innocent)["status"] == "queued"
     letter = play.db.row("SELECT * FROM lead.dead_letter")
     assert letter is not None
@@ -297,6 +301,139 @@ def test_an_outsiders_row_is_adopted_or_refused_with_a_reason(play: Play) -> Non
     assert len(play.start(offered).task_ids) == 1
 
 
+def outsider(play: Play, execution_id: str, **columns: Any) -> None:
+    values = {"workflow_type": "content_pipeline", "worker_id": "n8n", **columns}
+    names = ", ".join(values)
+    marks = ", ".join(["%s"] * len(values))
+    play.db.execute(
+        f"INSERT INTO workflow_orchestration (execution_id, {names}) VALUES (%s, {marks})",
+        [execution_id, *values.values()],
+    )
+
+
+def adopt(play: Play) -> dict[str, Any]:
+    answer: dict[str, Any] = play.call("adopt_executions", current_time=play.now)
+    return {
+        "adopted": answer["adopted"],
+        **{
+            state: {row["execution_id"]: row["reason"] for row in answer[state]}
+            for state in ("refused", "waiting")
+        },
+    }
+
+
+@pytest.mark.parametrize("status", ["analyzing", "dispatching", "running"])
+def test_an_outsiders_row_that_says_it_runs_is_refused(play: Play, status: str) -> None:
+    play.submit()
+    outsider(play, "theirs", status=status)
+    assert adopt(play)["refused"] == {
+        "theirs": f"it was inserted as {status}: only a pending row can be adopted"
+    }
+    row = play.db.row("SELECT status, error_details FROM workflow_orchestration")
+    assert row is not None
+    assert (row["status"], row["error_details"]["reason"][:8]) == ("cancelled", "refused:")
+
+
+def test_an_outsiders_row_waits_for_what_a_decision_would_wait_for(play: Play) -> None:
+    """An open breaker, the pace of the day, and the slot that is kept for the other types."""
+    play.set("memory_limit_mb", 100_000)
+    play.db.execute("UPDATE lead.workflow_policy SET enabled = true, max_batch = 1")
+    play.submit(5)
+    outsider(play, "one", priority_score=50)
+    play.db.execute(
+        "UPDATE lead.circuit_breaker SET state = 'open', retry_at = %s"
+        " WHERE name = 'pipeline:content_pipeline'",
+        [play.now + timedelta(minutes=5)],
+    )
+    assert adopt(play)["waiting"] == {"one": "the circuit breaker pipeline:content_pipeline is not closed"}
+    assert play.account() == (0, 0), "and nothing is held meanwhile"
+    play.pass_time(minutes=5)
+    assert adopt(play)["adopted"] == ["one"]
+    probe = play.db.row("SELECT is_probe FROM workflow_orchestration WHERE execution_id = 'one'")
+    assert probe == {"is_probe": True}, "it is the breaker's probe"
+    play.finish(play.start(play.launchable()[0]), "cancelled")
+    play.db.execute("UPDATE lead.circuit_breaker SET state = 'closed', retry_at = NULL")
+
+    play.set("daily_budget_usd", "0.10")
+    outsider(play, "two", priority_score=50)
+    assert adopt(play)["waiting"]["two"].startswith("pacing: 0.00 of 0.10 USD held or spent, and 0.0")
+    play.set("daily_budget_usd", "500")
+    assert adopt(play)["adopted"] == ["two"]
+    outsider(play, "three")
+    assert adopt(play)["adopted"] == ["three"]
+    outsider(play, "four")
+    assert adopt(play)["waiting"] == {
+        "four": "content_pipeline holds all other slots: the last one is for the other types"
+    }
+    play.db.execute("UPDATE lead.workflow_policy SET enabled = (workflow_type = 'content_pipeline')")
+    assert adopt(play)["adopted"] == ["four"]
+
+
+# ---- calling off -------------------------------------------------------------------------------------------
+
+
+def cancel(play: Play, execution_id: str, reason: str = "wrong site") -> dict[str, Any]:
+    answer: dict[str, Any] = play.call(
+        "cancel_execution", execution_id=execution_id, reason=reason, actor="ann", current_time=play.now
+    )
+    return answer
+
+
+def test_an_execution_that_waits_for_its_run_is_called_off_at_once(play: Play) -> None:
+    play.submit(2)
+    play.decide()
+    (offered,) = play.launchable()
+    answer = cancel(play, offered["execution_id"])
+    assert (answer["status_before"], answer["status"], answer["returned"]) == ("pending", "cancelled", 2)
+    assert play.statuses() == {"queued": 2}
+    assert play.account() == (0, 0)
+    with pytest.raises(StaleLease):
+        play.start(offered)
+    noted = play.db.row("SELECT * FROM lead.audit_log WHERE action = 'cancel_execution'")
+    assert noted is not None
+    assert (noted["actor"], noted["reason"]) == ("ann", "wrong site")
+    assert noted["subject"] == f"execution:{offered['execution_id']}"
+    again = cancel(play, offered["execution_id"])
+    assert (again["status"], again["changed"]) == ("cancelled", False)
+
+
+@pytest.mark.parametrize("ending", ["its report", "the end of its lease"])
+def test_a_run_that_is_called_off_stops_and_nothing_counts_as_failed(play: Play, ending: str) -> None:
+    (task_id,) = play.submit()
+    run = play.run_started()
+    granted = play.begin_call(run, task_id)
+    assert cancel(play, run.execution_id)["status"] == "running"
+    beat = play.call(
+        "heartbeat_execution", execution_id=run.execution_id, fence=run.fence, current_time=play.now
+    )
+    assert (beat["stop"], beat["reason"]) == (True, "wrong site")
+    if ending == "its report":
+        run_id = play.db.row("SELECT run_id FROM workflow_orchestration")
+        assert run_id is not None
+        play.call(
+            "report_run_failure",
+            execution_id=run.execution_id, run_id=run_id["run_id"], reason="stopped", current_time=play.now,
+        )  # fmt: skip
+    else:
+        play.call("recover_executions", current_time=play.pass_time(seconds=31))
+    row = play.db.row("SELECT status, error_details FROM workflow_orchestration")
+    assert row == {"status": "cancelled", "error_details": {"reason": "wrong site"}}
+    task = play.task(task_id)
+    assert (task["status"], task["attempts"], task["stalls"]) == ("queued", 0, 0)
+    assert play.breaker("pipeline:content_pipeline")["consecutive_failures"] == 0
+    assert play.account() == (0, 0)
+    assert granted["granted"]
+
+
+def test_a_row_of_an_outsider_is_called_off_and_an_unknown_one_refused(play: Play) -> None:
+    outsider(play, "theirs")
+    assert cancel(play, "theirs")["status"] == "cancelled"
+    with pytest.raises(NotFound, match="there is no execution 'nobody'"):
+        cancel(play, "nobody")
+    with pytest.raises(InvalidInput, match="p_reason"):
+        cancel(play, "theirs", "")
+
+
 def test_a_failed_run_is_recovered_by_its_report(play: Play) -> None:
     (task_id,) = play.submit()
     run = play.run_started()
@@ -357,10 +494,28 @@ def test_states_keep_their_history_and_durations(play: Play) -> None:
     play.pass_time(seconds=1)
     play.call("recover_executions", current_time=play.now)
     states = play.db.rows(
-        "SELECT state, duration_ms FROM workflow_states WHERE execution_id = 'coordinator' ORDER BY id"
+        "SELECT state, duration_ms, entered_at FROM workflow_states"
+        " WHERE execution_id = 'coordinator' ORDER BY id"
     )
     assert [row["state"] for row in states] == ["ANALYZING", "DISPATCHING", "MONITORING", "IDLE"]
-    assert states[2]["duration_ms"] == 4000
+    entered = [row["entered_at"] for row in states]
+    assert entered == sorted(set(entered)), "each state was entered after the one before, by the clock"
+    together = sum(row["duration_ms"] for row in states[:3])
+    assert abs(together - 4000) <= 2, "from the decision until nothing is left to monitor, but for rounding"
+
+    dashboard = play.call("get_coordinator_dashboard", current_time=play.now)["coordinator_dashboard"]
+    durations = dashboard["performance_stats"]["state_durations"]
+    assert {state: figures["times"] for state, figures in durations.items()} == {
+        "ANALYZING": 1,
+        "DISPATCHING": 1,
+        "MONITORING": 1,
+    }
+    assert durations["MONITORING"]["total_ms"] == states[2]["duration_ms"]
+    play.pass_time(seconds=10)
+    health = play.call("get_coordinator_dashboard", current_time=play.now)["coordinator_dashboard"][
+        "health_stats"
+    ]
+    assert (health["coordinator_state"], health["state_duration_ms"]) == ("IDLE", 10000)
 
 
 def test_a_coordinator_that_was_left_half_way_recovers(play: Play) -> None:

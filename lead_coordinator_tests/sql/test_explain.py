@@ -35,14 +35,22 @@ def points(play: Play, task_id: int) -> dict[str, int]:
 
 
 def test_the_terms_of_the_score_add_up(play: Play) -> None:
-    (task_id,) = play.submit(priority=60, value_usd=1000, predicted_success_rate=0.9)
+    (task_id,) = play.submit(priority=60, value_usd=1000, predicted_success_rate=0.9, estimated_cost=0.25)
     terms = points(play, task_id)
-    assert terms == {"base priority": 60, "value": 15, "predicted success": 4, "limit": 0, "ageing": 0}
-    assert explain(play, task_id)["score"]["effective"] == 79
+    assert terms == {
+        "base priority": 60,
+        "value": 15,
+        "cost": -3,
+        "predicted success": 4,
+        "limit": 0,
+        "ageing": 0,
+    }
+    assert explain(play, task_id)["score"]["effective"] == 76
     (capped,) = play.submit(priority=100, value_usd=1000)
     assert points(play, capped) == {
         "base priority": 100,
         "value": 15,
+        "cost": 0,
         "predicted success": 0,
         "limit": -15,
         "ageing": 0,
@@ -50,7 +58,7 @@ def test_the_terms_of_the_score_add_up(play: Play) -> None:
     play.pass_time(minutes=30)
     assert points(play, task_id)["ageing"] == 50
     score = explain(play, task_id)["score"]
-    assert (score["static"], score["effective"]) == (79, 129)
+    assert (score["static"], score["effective"]) == (76, 126)
     assert (
         score["effective"]
         == play.db.row("SELECT t.score + 50 AS score FROM lead.task AS t WHERE id = %s", [task_id])["score"]
@@ -66,7 +74,9 @@ def test_the_rank_is_the_order_in_which_tasks_are_claimed(play: Play) -> None:
     waiting = [row["id"] for row in play.db.rows("SELECT id FROM task_queue ORDER BY id")]
     ranks = {task_id: explain(play, task_id)["rank"] for task_id in waiting}
     play.db.execute("BEGIN")
-    picked = play.db.row(f"SELECT lead.pick_tasks('{ARTICLE}', 1000, %s) AS ids", [play.now])
+    picked = play.db.row(
+        f"SELECT task_ids AS ids FROM lead.take_out_tasks('{ARTICLE}', 1000, %s)", [play.now]
+    )
     play.db.execute("ROLLBACK")
     assert picked is not None
     assert ranks == {task_id: place for place, task_id in enumerate(picked["ids"], 1)}
@@ -165,6 +175,21 @@ def test_each_hindrance_is_a_sentence_with_its_numbers(play: Play) -> None:
     answer = explain(play, task_id)
     assert answer["why"] == [], "one provider is enough"
     assert answer["notes"] == ["provider gemini: switched off by an operator (is_available = false)"]
+
+
+def test_where_nobody_has_decided_for_long_that_is_what_stands_in_its_way(play: Play) -> None:
+    (task_id,) = play.submit()
+    play.pass_time(minutes=14)
+    assert explain(play, task_id)["why"] == []
+    play.pass_time(minutes=1)
+    assert only_reason(play, task_id) == (
+        "no decision has been made since 2026-11-24 12:00:00+00 (15 minutes): is the coordinator running?"
+    )
+    play.set("max_concurrent_workflows", 1)
+    play.decide()
+    (later,) = play.submit()
+    play.pass_time(minutes=14)
+    assert "is the coordinator running" not in str(explain(play, later)["why"]), "it decided 14 minutes ago"
 
 
 def test_busy_slots_are_named_by_who_holds_them(play: Play) -> None:

@@ -245,6 +245,45 @@ def test_a_worker_of_its_own_pays_from_the_day(play: Play) -> None:
     assert play.task(task_id)["cost_usd"] == Decimal("0.002")
 
 
+@pytest.mark.parametrize(
+    ("hours", "inside"),
+    [
+        ((22, 6), {22, 23, 0, 5}),
+        ((9, 17), {9, 16}),
+        ((9, 9), set()),
+        ((0, 24), {0, 5, 6, 8, 9, 16, 17, 21, 22, 23}),
+    ],
+)
+def test_hours_may_pass_midnight(play: Play, hours: tuple[int, int], inside: set[int]) -> None:
+    for name, hour in zip(("peak_hours_start", "peak_hours_end"), hours, strict=True):
+        play.set(name, hour)
+    found = set()
+    for hour in (0, 5, 6, 8, 9, 16, 17, 21, 22, 23):
+        answer = play.call("get_intelligent_scheduled_tasks", current_time=NOON.replace(hour=hour))
+        if answer["analysis_context"]["is_peak_hours"]:
+            found.add(hour)
+    assert found == inside
+
+
+def test_hours_decide_between_types_that_are_equal_else(play: Play) -> None:
+    """At noon readers are there; at night and at weekends standing work goes first."""
+    play.db.execute("UPDATE lead.workflow_policy SET base_priority = 80")
+    play.set("max_concurrent_workflows", 1)
+    given = {}
+    for name, moment in (
+        ("noon", NOON),
+        ("night", NOON.replace(hour=23)),
+        ("weekend", NOON + timedelta(days=4)),
+    ):
+        with play.db.connection() as connection, connection.transaction(force_rollback=True):
+            play.now = moment
+            for task_type in ("content_generation", "seo_analysis"):
+                play.submit(1, task_type)
+            (workflow,) = play.decide()["execution_plan"]["workflows_to_execute"]
+            given[name] = workflow["workflow_type"]
+    assert given == {"noon": "content_pipeline", "night": "seo_monitor", "weekend": "seo_monitor"}
+
+
 def test_hours_steer_between_types(play: Play) -> None:
     quiet = play.call("get_intelligent_scheduled_tasks", current_time=NOON.replace(hour=3))
     peak = play.call("get_intelligent_scheduled_tasks", current_time=NOON)

@@ -501,6 +501,56 @@ def test_the_budget_warns_twice_and_stops(
         assert (found[alert]["severity"], found[alert]["threshold"]) == (severity, threshold)
 
 
+@pytest.mark.parametrize(
+    ("spent", "expected"),
+    [("6.90", None), ("7", ("account_near_limit", 70)), ("8.50", ("account_near_limit", 85)),
+     ("10", ("account_exceeded", 100))],
+)  # fmt: skip
+@pytest.mark.parametrize("scope", ["workflow", "provider", "tenant"])
+def test_an_account_of_its_own_warns_like_the_whole(
+    db: Database, play: Play, scope: str, spent: str, expected: tuple[str, int] | None
+) -> None:
+    db.execute("INSERT INTO lead.tenant (tenant, daily_cost_limit_usd) VALUES ('garden', 10)")
+    db.execute("UPDATE lead.workflow_policy SET daily_cost_limit_usd = 10")
+    db.execute("UPDATE api_rate_limits SET daily_cost_limit = 10")
+    key = {"workflow": "content_pipeline", "provider": "gemini", "tenant": "garden"}[scope]
+    db.execute(
+        "INSERT INTO lead.budget_account (budget_day, scope, scope_key, spent_usd, held_usd)"
+        " VALUES (lead.budget_day(%s), %s, %s, %s::numeric - 0.5, 0.5)",
+        [play.now, scope, key, spent],
+    )
+    found = [
+        (alert_type, row["threshold"], row["message"])
+        for alert_type, row in alerts(db, play.now).items()
+        if alert_type.startswith("account")
+    ]
+    if expected is None:
+        assert found == []
+    else:
+        ((alert_type, threshold, message),) = found
+        assert (alert_type, threshold) == expected
+        assert message.startswith(f"budget of {scope} {key}: ")
+
+
+def test_the_dashboard_shows_what_each_account_has_used(db: Database, play: Play) -> None:
+    db.execute("INSERT INTO lead.tenant (tenant, daily_cost_limit_usd) VALUES ('garden', 10)")
+    play.submit(2, tenant="garden")
+    run = play.run_started()
+    play.pay(run, run.task_ids[0], "0.004")
+    dashboard = db.call("get_coordinator_dashboard", current_time=play.now)["coordinator_dashboard"]
+    accounts = {(a["scope"], a["scope_key"]): a for a in dashboard["resource_stats"]["budget"]["accounts"]}
+    assert accounts.keys() == {
+        ("provider", "gemini"),
+        ("tenant", "garden"),
+        ("workflow", "content_pipeline"),
+    }
+    garden = accounts["tenant", "garden"]
+    assert (garden["spent_usd"], garden["held_usd"], garden["limit_usd"]) == (Decimal("0.004"), 0, 10)
+    assert garden["utilization_percent"] == Decimal("0.04")
+    assert accounts["workflow", "content_pipeline"]["held_usd"] == Decimal("0.18")
+    assert accounts["provider", "gemini"]["limit_usd"] is None
+
+
 def test_work_that_nobody_decides_on_is_a_system_failure(db: Database, play: Play) -> None:
     play.submit(1)
     play.decide()

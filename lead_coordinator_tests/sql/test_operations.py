@@ -412,6 +412,15 @@ def test_a_changed_policy_says_what_is_different(play: Play) -> None:
         operations.change_policy(play.db, "poetry", {"max_batch": 5})
 
 
+def test_who_pauses_ends_with_the_function(play: Play) -> None:
+    with play.db.connection() as connection, connection.transaction():
+        operations.pause_queue(play.db, tenant="garden", actor="ann", reason="unpaid", current_time=play.now)
+        connection.execute("UPDATE lead.setting SET value = '4' WHERE name = 'retry_limit'")
+    rows = play.db.rows("SELECT actor, reason FROM lead.audit_log WHERE subject = 'setting:retry_limit'")
+    assert rows[-1]["actor"] != "ann"
+    assert rows[-1]["reason"] is None
+
+
 def test_who_acts_ends_with_the_function(play: Play) -> None:
     """The name a function was given must not stick to what the same transaction changes afterwards."""
     with play.db.connection() as connection, connection.transaction():

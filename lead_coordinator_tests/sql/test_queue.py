@@ -97,6 +97,15 @@ def test_the_most_valuable_go_first_and_equal_ones_in_order_of_arrival(play: Pla
     assert play.task(low)["status"] == "queued"
 
 
+def test_of_equal_tasks_the_cheap_one_goes_first(play: Play) -> None:
+    play.db.execute("UPDATE lead.workflow_policy SET max_batch = 1")
+    play.set("max_concurrent_workflows", 1)
+    (dear,) = play.submit(value_usd=10, estimated_cost=9)
+    (cheap,) = play.submit(value_usd=10, estimated_cost=0.01)
+    assert play.run_started().task_ids == [cheap]
+    assert play.task(dear)["status"] == "queued"
+
+
 def test_a_starving_task_gains_fifty_points(play: Play) -> None:
     play.db.execute("UPDATE lead.workflow_policy SET max_batch = 1")
     play.set("max_concurrent_workflows", 1)
@@ -133,7 +142,9 @@ def test_picking_equals_sorting_by_the_effective_score(
             " VALUES ('content_generation', '{}', %s, %s, %s)",
             [priority, value, NOON - timedelta(minutes=age_minutes)],
         )
-    picked = play.db.row("SELECT lead.pick_tasks('content_generation', %s, %s) AS ids", [limit, NOON])
+    picked = play.db.row(
+        "SELECT task_ids AS ids FROM lead.take_out_tasks('content_generation', %s, %s)", [limit, NOON]
+    )
     expected = play.db.rows(
         "SELECT id FROM lead.task ORDER BY score + CASE WHEN queued_at <= %s THEN 50 ELSE 0 END DESC,"
         " queued_at, id LIMIT %s",

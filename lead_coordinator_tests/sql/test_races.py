@@ -185,6 +185,51 @@ def test_holds_never_pass_the_days_limit_together(play: Play, database_url: str,
     assert play.account()[0] == Decimal(limit)
 
 
+def test_batches_of_calls_in_any_order_never_wait_in_a_circle(play: Play, database_url: str) -> None:
+    """Two providers asked in either order, beyond every envelope, with breakers that open and close."""
+    for name in ("breaker_failures", "breaker_cooldown_seconds", "breaker_probe_wait_seconds"):
+        play.set(name, 1)
+    play.db.execute("UPDATE api_rate_limits SET requests_per_minute = 10000")
+    play.submit(10 * CLIENTS)
+    claims = [play.claim(10) for _ in range(CLIENTS)]
+
+    def work(mine: Play, number: int) -> int:
+        held = {"execution_id": claims[number][0]["execution_id"], "fence": claims[number][0]["fence"]}
+        providers = ("gemini", "openai") if number % 2 else ("openai", "gemini")
+        settled = 0
+        for turn in range(10):
+            mine.pass_time(seconds=1)
+            wishes = [
+                {
+                    "task_id": task["task_id"],
+                    "step": "draft",
+                    "candidates": [
+                        {"provider": providers[place % 2], "model": "m", "max_cost_usd": Decimal("0.001")}
+                    ],
+                }
+                for place, task in enumerate(claims[number])
+            ]
+            answers = mine.call("begin_api_calls", calls=wishes, current_time=mine.now, **held)
+            for call_id in [answer["call_id"] for answer in answers if answer["granted"]]:
+                mine.call("mark_api_call_sent", call_id=call_id, fence=held["fence"], current_time=mine.now)
+                mine.settle(call_id, "server_error" if (turn + number) % 5 == 0 else "ok", "0.0005")
+                settled += 1
+        return settled
+
+    settled = sum(at_once(database_url, work))
+    assert settled > 10 * CLIENTS
+    for provider in ("gemini", "openai"):
+        assert play.account("provider", provider)[0] == 0, "nothing is left held"
+    for claim in claims:
+        play.call(
+            "complete_tasks",
+            execution_id=claim[0]["execution_id"],
+            fence=claim[0]["fence"],
+            current_time=play.now,
+        )
+    assert play.account() == (0, settled * Decimal("0.0005")), "what was settled was spent, and no more"
+
+
 def test_a_dependency_that_ends_while_its_dependant_is_submitted_keeps_nothing_waiting(
     play: Play, database_url: str
 ) -> None:

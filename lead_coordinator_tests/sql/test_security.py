@@ -439,6 +439,25 @@ def test_secrets_are_masked_before_they_are_stored(database_url: str) -> None:
               error_context={"headers": {"Authorization": f"Bearer {secret}"}})  # fmt: skip
     play.settle(filled.sent, "auth_error", error=f"bad key {secret}")
     play.finish(run, "failed")
+    play.call(
+        "record_health_metric", name="a", value=1, unit=secret, source=f"key={secret}", tags={"token": secret}
+    )
+    play.call("change_policy", workflow_type="seo_monitor", changes={"disabled_reason": f"key {secret}"},
+              actor="ann", reason=secret)  # fmt: skip
+    play.db.execute("UPDATE lead.workflow_policy SET disabled_reason = 'key ' || %s"
+                    " WHERE workflow_type = 'revenue_optimizer'", [secret])  # fmt: skip
+    play.db.execute(
+        "UPDATE lead.workflow_policy SET disabled_reason = NULL WHERE workflow_type = 'revenue_optimizer'"
+    )
+    play.call("pause_queue", task_type=None, tenant="garden", actor="ann", reason=f"password: {secret}",
+              current_time=play.now)  # fmt: skip
+    play.call("update_coordinator_state", state="ERROR_RECOVERY", worker_id="w", current_time=play.now,
+              execution_plan={"transition_reason": f"Bearer {secret}"})  # fmt: skip
+    play.submit(1)
+    play.decide()
+    for offered in play.launchable():
+        play.call("cancel_execution", execution_id=offered["execution_id"], reason=f"key {secret}",
+                  current_time=play.now)  # fmt: skip
     play.call("log_orchestration_error", error_code="x", error_message=secret,
               execution_context={"api_key": secret},
               worker_id="w")  # fmt: skip

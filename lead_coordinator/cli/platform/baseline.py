@@ -18,6 +18,7 @@ import psycopg
 from lead_coordinator.cli.platform.logs import Terminal
 from lead_coordinator.cli.platform.processes import is_run_worker, memory_bytes
 from lead_coordinator.database.connection import Database
+from lead_coordinator.database.control import record_health_metric
 from lead_coordinator.errors import DatabaseError
 
 METRIC = "platform_baseline_memory_mb"
@@ -50,13 +51,7 @@ class BaselineReporter:
             return
         self._due_at = self._clock() + EVERY_SECONDS
         try:
-            database.call(
-                "record_health_metric",
-                name=METRIC,
-                value=baseline_mb(self._processes()),
-                unit="MB",
-                source="supervisor",
-            )
+            record_health_metric(database, METRIC, baseline_mb(self._processes()), "MB", source="supervisor")
         except (DatabaseError, psycopg.Error) as error:
             if not self._failing:  # once is enough until it works again
                 reason = str(error).partition("\n")[0]

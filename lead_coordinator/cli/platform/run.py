@@ -43,11 +43,7 @@ def describe(report: DeployReport) -> list[str]:
         f"control plane {report.version} is deployed to PostgreSQL {report.server_version}"
         f" ({report.seconds:.1f} s)"
     ]
-    lines += [
-        f"{d.name} stays {d.row}, as the database says; the environment says {d.environment} (the row wins)"
-        for d in report.differing
-    ]
-    return lines
+    return lines + [str(difference) for difference in report.differing]
 
 
 class Platform:

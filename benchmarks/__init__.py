@@ -1,0 +1,1 @@
+"""What the platform can do, measured. Results are kept in RESULTS.md."""

@@ -1,0 +1,161 @@
+"""The state machine: all rules together, and the platform with which each example begins."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, precondition
+
+from lead_coordinator_tests.properties.limits import Breaker, Provider
+from lead_coordinator_tests.properties.model import Candidate, Model, Policy
+from lead_coordinator_tests.properties.money import CENT
+from lead_coordinator_tests.properties.rules_operations import OperationRules
+from lead_coordinator_tests.properties.rules_queue import QueueRules
+from lead_coordinator_tests.properties.world import LIMITS, POLICIES, TASK_TYPES, TENANTS, choice, pick, step
+
+# Moments around which days are short, long, or just over, each where it is interesting.
+STARTS = (
+    ("UTC", datetime(2026, 11, 24, 12, 0, tzinfo=UTC)),
+    ("UTC", datetime(2026, 11, 24, 23, 58, tzinfo=UTC)),
+    ("America/New_York", datetime(2026, 11, 1, 3, 50, tzinfo=UTC)),
+    ("America/New_York", datetime(2026, 3, 9, 3, 59, tzinfo=UTC)),
+    ("Asia/Kolkata", datetime(2026, 7, 1, 18, 20, tzinfo=UTC)),
+    ("Pacific/Auckland", datetime(2026, 9, 26, 11, 59, tzinfo=UTC)),
+)
+
+
+class ControlPlane(OperationRules, QueueRules):
+    """A queue, its budget, its limits and its breakers, worked on by many and operated by a person."""
+
+    @initialize(
+        start=st.sampled_from(STARTS),
+        budget=st.sampled_from(("50", "2", "0.60")),
+        max_concurrent=st.integers(1, 3),
+        pacing=st.booleans(),
+        tenant_limit=st.sampled_from((None, None, "0.06")),
+        workflow_limit=st.sampled_from((None, None, "0.30")),
+        provider_limit=st.sampled_from((None, None, "0.15")),
+    )
+    def begin(
+        self,
+        start: tuple[str, datetime],
+        budget: str,
+        max_concurrent: int,
+        pacing: bool,
+        tenant_limit: str | None,
+        workflow_limit: str | None,
+        provider_limit: str | None,
+    ) -> None:
+        """A platform in some time zone, at some moment of its budget's day, with work under way."""
+        zone, self.now = start
+        self.change_setting("coordinator_timezone", zone)
+        self.change_setting("daily_budget_usd", budget)
+        self.change_setting("max_concurrent_workflows", str(max_concurrent))
+        self.change_setting("pacing_enabled", str(pacing).lower())
+        self.model = Model(
+            zone=ZoneInfo(zone),
+            policies={t: Policy(t, w, Decimal(limit), batch) for w, (t, limit, batch) in POLICIES.items()},
+            providers={name: Provider(name, limit, limit) for name, limit in LIMITS.items()},
+            daily_budget=Decimal(budget),
+            max_concurrent=max_concurrent,
+            pacing=pacing,
+        )
+        self.limit_tenant("acme", tenant_limit)
+        self.limit_workflow("seo_monitor", workflow_limit)
+        self.limit_provider("openai", provider_limit)
+        for task_type in TASK_TYPES:
+            self.work_arrives(task_type, "acme", 2, False)
+
+    @step(
+        task_type=st.sampled_from(TASK_TYPES),
+        tenant=st.sampled_from(TENANTS),
+        count=st.integers(1, 4),
+        external=st.booleans(),
+    )
+    def bring_work(self, task_type: str, tenant: str | None, count: int, external: bool) -> None:
+        self.work_arrives(task_type, tenant, count, external)
+
+    def work_arrives(self, task_type: str, tenant: str | None, count: int, external: bool) -> None:
+        """Tasks are submitted, and worked on at once where that is possible: by runs, or by a worker of its own."""
+        if not self.model.takes(task_type, tenant):
+            return
+        for _ in range(count):
+            self.submit_one(task_type, tenant=tenant)
+        if external:
+            self.claim_one(task_type, count, 60)
+        else:
+            self.decide_now(3, "tick")
+            for execution in self.model.pending():
+                self.start_one(execution)
+
+    @step()
+    def carry_on(self) -> None:
+        """The ordinary day: a task is called for, paid and completed; where none is under way, work arrives.
+
+        Without an argument it is the rule that Hypothesis draws most.
+        """
+        held = self.held()
+        if not held:
+            self.recover()
+            self.work_arrives(TASK_TYPES[0], None, 2, False)
+            return
+        execution, task = held[0]
+        call = self.begin_one(execution, task, [Candidate("gemini", CENT), Candidate("openai", CENT)])
+        if call is not None:
+            self.send_one(call)
+            self.settle_one(call, "ok", "0.5", 0)
+            self.complete_one(execution, task)
+
+    @step(task_type=st.sampled_from(TASK_TYPES), times=st.integers(3, 6), status=st.sampled_from(("failed", "cancelled")))
+    def runs_fail(self, task_type: str, times: int, status: str) -> None:
+        """Whole runs in a row: five that fail open their pipeline's breaker, those that were called off never do."""
+        for _ in range(times):
+            if not self.model.takes(task_type, None):
+                return
+            self.submit_one(task_type)
+            execution = self.claim_one(task_type, 1, 60)
+            if execution is None:
+                return
+            self.finish_one(execution, status)
+
+    @step(task_type=st.sampled_from(TASK_TYPES), times=st.integers(1, 4), paid=st.booleans())
+    def lose_again_and_again(self, task_type: str, times: int, paid: bool) -> None:
+        """A task that kills its run: from the second time on it goes alone, after the third it is parked."""
+        if not self.model.takes(task_type, None):
+            return
+        task = self.model.tasks[self.submit_one(task_type, priority=100)]
+        for _ in range(times):
+            execution = self.claim_one(task_type, 2, 5)
+            if execution is None or task.execution_id != execution.id:
+                return
+            call = self.begin_one(execution, task, [Candidate("gemini", CENT)]) if paid else None
+            if call is not None:
+                self.send_one(call)
+                self.settle_one(call, "ok", "0.5", 0)
+            self.now += execution.lease
+            self.recover()
+
+    @precondition(lambda self: self.broken_pipelines())
+    @step(index=choice, endings=st.lists(st.sampled_from(("completed", "completed", "failed", "cancelled")), max_size=7))
+    def probe_a_pipeline(self, index: int, endings: list[str]) -> None:
+        """A pipeline's breaker lets its probes through, one decision after the other, while much waits."""
+        breaker, policy = pick(self.broken_pipelines(), index)
+        if breaker.retry_at is not None:
+            self.now = max(self.now, breaker.retry_at)
+        for ending in endings:
+            self.recover()
+            self.work_arrives(policy.task_type, None, 2, False)
+            probes = [e for e in self.model.running() if e.workflow_type == policy.workflow_type and e.probe_of]
+            if probes:
+                self.finish_one(probes[0], ending)
+                self.tally.note(f"probe run {ending}")
+
+    def broken_pipelines(self) -> list[tuple[Breaker, Policy]]:
+        return [
+            (breaker, policy)
+            for policy in self.model.policies.values()
+            if (breaker := self.model.pipeline(policy.workflow_type)).state != "closed"
+        ]
