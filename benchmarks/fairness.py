@@ -11,9 +11,11 @@ slot a batch, and at most all slots but one: the last free slot never goes to a 
 For tenants the places of each batch are shared the same way. Arrivals and durations are random and seeded.
 
 Exit code 1: somebody got less than 0.95 of that over the whole time; or, where one floods and the others
-need no more than their share, a task that trickled in was overtaken by the flood, or waited longer than the
-longest of the batches that were running when it came; or a task was left when everything should have been
-done. For floods the lowest share of one hour is shown too: a batch that laps over an hour counts there.
+need no more than their share, a task that trickled in waited longer than the longest of the batches that were
+running when it came, that is, for more than one running batch to end; or a task was left when everything
+should have been done. Shown too: for floods the lowest share of one hour, where a batch that laps over
+counts; for trickles how often a batch of the flood began while a task waited, which is fair only where the
+task's type has had more by then.
 """
 
 from __future__ import annotations
@@ -174,7 +176,7 @@ class Outcome:
 
     @property
     def others_only_trickle(self) -> bool:
-        """Whoever doesn't flood needs less than its share, so that it is never to be overtaken."""
+        """Whoever doesn't flood needs less than its share."""
         floods = sum(isinstance(load, Flood) for load in self.scenario.who.values())
         return floods == 1 and not self.scenario.weights
 
@@ -182,7 +184,7 @@ class Outcome:
     def good(self) -> bool:
         fair = all(line.fair for line in self.lines)
         done = self.scenario.hours is not None or self.left == 0
-        prompt = not any(line.overtaken or line.too_long for line in self.lines)
+        prompt = not any(line.too_long for line in self.lines)
         return fair and done and (prompt or not self.others_only_trickle)
 
 
@@ -337,8 +339,8 @@ def section(outcomes: list[Outcome], where: str) -> str:
         f"no part. {SLOTS} slots where nothing else is said, batches of up to {BATCH} tasks. Entitled: the",
         "weighted max-min fair share, stated at the head of `benchmarks/fairness.py`; at least",
         f"{LEAST_SHARE} of it is wanted. A task that trickles in and meets all slots busy is given the next",
-        "that comes free; a later one only where another type that trickles, and has had less, is given that",
-        "one.",
+        "that comes free; a later one only where another type that waits, and has had less for its weight,",
+        "is given that one.",
         where,
     )
     return "\n\n".join(["## Fair shares", text, *(told(outcome) for outcome in outcomes)])

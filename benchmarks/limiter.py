@@ -58,7 +58,7 @@ PROVIDER = "gemini"
 MODEL = "gemini-2.5-flash-lite"
 LEAST_USED = 0.98
 # Calls that each process wants at once: enough that somebody always waits.
-CALLS_AT_ONCE = 8
+CALLS_AT_ONCE = 16
 # After the last counted second, so that the end of the run doesn't cut off what counts.
 AFTERWARDS_SECONDS = 3.0
 SAMPLE_SECONDS = 0.1
@@ -281,6 +281,7 @@ class Outcome:
     refused: int
     used: float
     sustained: float
+    rounds: list[float]
     headroom: float
     first_window: float
     peak: int
@@ -302,10 +303,12 @@ class Outcome:
         )
 
 
-def sustained_share(arrivals: list[float], limit: int) -> float:
-    """60 s over the mean time in which a place of the window comes round again."""
-    rounds = [later - first for first, later in zip(arrivals, arrivals[limit:], strict=False)]
-    return 60 / statistics.fmean(rounds)
+def rounds_of(arrivals: list[float], limit: int) -> list[float]:
+    """Seconds after which a place of the window was used again: the mean of each whole round."""
+    gaps = [later - first for first, later in zip(arrivals, arrivals[limit:], strict=False)]
+    return [
+        statistics.fmean(gaps[first : first + limit]) for first in range(0, len(gaps) // limit * limit, limit)
+    ]
 
 
 def measure(server_admin_url: str, url: str, limit: int, options: argparse.Namespace) -> Outcome:
@@ -339,7 +342,8 @@ def measure(server_admin_url: str, url: str, limit: int, options: argparse.Names
             arrived=len(counted),
             refused=sum(record["refused"] for record in records),
             used=len(counted) / (limit * options.minutes),
-            sustained=sustained_share(arrivals, limit),
+            sustained=60 / statistics.fmean(rounds_of(arrivals, limit)),
+            rounds=rounds_of(arrivals, limit),
             headroom=min(later - first for first, later in zip(arrivals, arrivals[limit:], strict=False))
             - 60,
             first_window=arrivals[limit - 1] - arrivals[0],
@@ -412,6 +416,7 @@ def column(outcome: Outcome) -> dict[str, str]:
         "refused by the sandbox": str(outcome.refused),
         "used of the permitted": f"{outcome.used:.2%}",
         "sustained, wherever one begins to count": f"{outcome.sustained:.2%}",
+        "a place was used again after, round by round": ", ".join(f"{one:.2f} s" for one in outcome.rounds),
         "most in any 60 s, by the sandbox's log": str(outcome.peak),
         "closest call: so much earlier would have been refused": f"{1000 * outcome.headroom:.0f} ms",
         "the first window was full within": f"{outcome.first_window:.1f} s",

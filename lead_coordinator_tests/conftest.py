@@ -38,9 +38,9 @@ _numbers = count(1)
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Under `--dist loadgroup`: the end-to-end tests share one booted platform, so one worker runs them, and
-    begins with them because they take longest. (xdist 3.8 marks groups by an attribute that pytest 9.2 no
-    longer has.)
+    """Under `--dist loadgroup`: the end-to-end tests share one booted platform, and those of the race share
+    one race, so one worker each runs them, and begins with them because they take longest. (xdist 3.8 marks
+    groups by an attribute that pytest 9.2 no longer has.)
     """
     if config.getvalue("dist") != "loadgroup":
         return None
@@ -48,7 +48,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class PlatformsTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return nodeid.partition("::")[0] if "/e2e/" in nodeid else nodeid
+            shares = "/e2e/" in nodeid or "/races/" in nodeid
+            return nodeid.partition("::")[0] if shares else nodeid
 
     return PlatformsTogether(config, log)
 

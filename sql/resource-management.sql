@@ -3,8 +3,9 @@
 --
 --   psql … -f sql/resource-management.sql        (after sql/database-schema.sql)
 --
--- Order of locks, the same everywhere: coordinator row, execution row, task rows, breaker, provider account, total account,
--- workflow account. Two processes that follow it can wait for each other, but never in a circle.
+-- Order of locks, the same everywhere: coordinator row, execution rows, task rows, providers' breakers, provider accounts, tenant
+-- accounts, pipelines' breakers, total account, workflow accounts, history rows; several of a kind in order of id or name. Two
+-- processes that follow it can wait for each other, but never in a circle (lead_coordinator_tests/sql/test_lock_order.py).
 --
 -- Errors: 22023 invalid input (field, value, what is allowed), LC001 task type disabled, LC002 stale lease,
 -- LC003 illegal state transition, LC004 clock off, LC005 unknown task, call or execution.
@@ -1695,8 +1696,10 @@ BEGIN
         SELECT p.* INTO v_policy FROM lead.workflow_policy AS p WHERE p.workflow_type = v_reservation.workflow_type;
         v_batch := least((v_workflow ->> 'batch_size')::integer, v_policy.max_batch);
         v_overdue := NULL;
-        -- One place of a batch is for what is overdue; where a batch is one task, every other one.
-        IF v_workflow -> 'overdue' = 'true' AND (v_batch > 1 OR hashtext(v_reservation.execution_id) % 2 = 0) THEN
+        -- One place of a batch is for what is overdue; where a batch is one task, every other one (a hash of the time, so that a
+        -- replay takes the same).
+        IF v_workflow -> 'overdue' = 'true'
+            AND (v_batch > 1 OR hashint8extended((1000 * extract(EPOCH FROM p_current_time))::bigint, v_created) % 2 = 0) THEN
             v_overdue := lead.take_overdue_task(v_reservation.execution_id, v_policy.task_type, p_current_time);
         END IF;
         v_taken := CASE
@@ -1705,6 +1708,12 @@ BEGIN
             WHEN v_batch = 1 OR (SELECT t.stalls > 0 FROM lead.task AS t WHERE t.id = v_overdue) THEN ARRAY[v_overdue]
             ELSE v_overdue || lead.take_tasks(v_reservation.execution_id, v_policy.task_type, v_batch - 1, p_current_time)
         END;
+        IF v_overdue IS NOT NULL AND cardinality(v_taken) = 2 THEN
+            -- Such a one that came first among the others is put back: its turn comes without company.
+            UPDATE lead.task AS t SET status = 'queued', execution_id = NULL, claimed_at = NULL
+            WHERE t.id = v_taken[2] AND t.stalls >= greatest(1, lead.setting_number('stall_limit')::integer - 1);
+            v_taken := CASE WHEN FOUND THEN v_taken[1:1] ELSE v_taken END;
+        END IF;
         IF cardinality(v_taken) = 0 THEN
             PERFORM lead.release_reservation(v_reservation, p_current_time);
             CONTINUE;
@@ -2990,8 +2999,9 @@ BEGIN
                         v_reason := 'rate_limited';
                         SELECT min(s.free_at) INTO v_next_free FROM lead.rate_slot AS s
                         WHERE s.provider = v_provider.provider AND s.slot_no <= v_provider.adaptive_limit;
-                        -- A slot that is free and locked is being taken or given back at this moment.
-                        v_wait_ms := greatest(20, lead.milliseconds_until(v_next_free, p_current_time));
+                        -- A slot that is free and locked is being taken or given back at this moment; one that was never taken is free
+                        -- since -infinity, which PostgreSQL before 17 can't subtract from.
+                        v_wait_ms := greatest(20, lead.milliseconds_until(greatest(v_next_free, p_current_time), p_current_time));
                     ELSIF NOT lead.call_hold(v_execution.budget_day, v_provider.provider, v_provider.daily_cost_limit, v_tenant, v_max) THEN
                         v_reason := 'budget';
                     ELSIF v_extra > 0 AND NOT lead.execution_hold(v_execution.budget_day, v_execution.workflow_type, v_extra) THEN

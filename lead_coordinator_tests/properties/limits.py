@@ -132,7 +132,9 @@ class Provider:
         self.limit = self.in_force = limit
 
     def settles(self, now: datetime) -> bool:
-        """Whether requests granted under a higher limit may still count; meanwhile it may hold back a little more."""
+        """Whether requests granted under a higher limit may still be among those of the last minute. Until then the
+        lowered limit may be passed by grants that were given back, and may hold back a little more than it has to.
+        """
         return self.former is not None and self.former[1] > now
 
     def most_sent(self, now: datetime) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
@@ -108,6 +108,41 @@ class ControlPlane(OperationRules, QueueRules):
             self.send_one(call)
             self.settle_one(call, "ok", "0.5", 0)
             self.complete_one(execution, task)
+
+    @step(
+        task_type=st.sampled_from(TASK_TYPES),
+        tenant=st.sampled_from(TENANTS),
+        whole_type=st.booleans(),
+        mode=st.sampled_from(("paused", "paused", "draining")),
+    )
+    def stop_and_go_on(self, task_type: str, tenant: str | None, whole_type: bool, mode: str) -> None:
+        """Work waits, its type or tenant is paused or drained, workers ask for it, and it is open again."""
+        whose = task_type if whole_type or tenant is None else tenant
+        if self.model.takes(task_type, tenant):
+            self.submit_one(task_type, tenant=tenant)
+        self.set_mode(mode, whose)
+        self.claim_one(task_type, 3, 60)
+        self.decide_now(3, "tick")
+        self.set_mode("open", whose)
+
+    @step(
+        task_type=st.sampled_from(TASK_TYPES),
+        tenant=st.sampled_from(TENANTS),
+        minutes=st.sampled_from((29, 30, 1_500)),
+        external=st.booleans(),
+    )
+    def grow_old(self, task_type: str, tenant: str | None, minutes: int, external: bool) -> None:
+        """A task of little worth waits, and better ones come: after half an hour it is as good as they are."""
+        if not self.model.takes(task_type, tenant):
+            return
+        self.submit_one(task_type, tenant=tenant, priority=10)
+        self.now += timedelta(minutes=minutes)
+        for priority in (50, 60):
+            self.submit_one(task_type, tenant=tenant, priority=priority)
+        if external:
+            self.claim_one(task_type, 2, 60)
+        else:
+            self.decide_now(3, "tick")
 
     @step(task_type=st.sampled_from(TASK_TYPES), times=st.integers(3, 6), status=st.sampled_from(("failed", "cancelled")))
     def runs_fail(self, task_type: str, times: int, status: str) -> None:

@@ -513,12 +513,13 @@ class Model:
         for policy in enabled:
             if self.last_slot_is_for_others(policy.workflow_type):
                 continue
-            committed = self.ledger.committed(day, "total", "all") + live + policy.item_limit
+            committed = self.ledger.committed(day, "total", "all") + live
             if (
                 policy.claimable
+                and committed < self.daily_budget
                 and self.claimable(policy.task_type)
                 and self.pipeline(policy.workflow_type).places(now) != 0
-                and committed <= self.paced(priorities[policy.workflow_type], now)
+                and committed + policy.item_limit <= self.paced(priorities[policy.workflow_type], now)
                 and self.fits(day, policy.workflow_type, policy.item_limit)
             ):
                 return policy.workflow_type
@@ -732,7 +733,7 @@ class Model:
         if provider.blocked_until is not None and provider.blocked_until > now:
             must.add("rate_limited")
         taken = len(self.taken(provider.name, now))
-        if taken >= provider.limit:
+        if taken >= provider.most_sent(now):
             must.add("rate_limited")
         elif taken >= provider.in_force or provider.settles(now):
             may.add("rate_limited")

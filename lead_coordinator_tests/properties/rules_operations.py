@@ -19,7 +19,7 @@ FUNCTION_OF_MODE = {"open": "resume_queue", "paused": "pause_queue", "draining":
 class OperationRules(CallRules):
     # ---- time --------------------------------------------------------------------------------------------
 
-    @step(seconds=st.sampled_from((0.5, 3, 6, 12, 31, 61, 301, None, None)))
+    @step(seconds=st.sampled_from((0.5, 3, 6, 12, 31, 61, 301, 1_801, None, None)))
     def pass_time(self, seconds: float | None) -> None:
         """None: to the last second of the budget day, or over it. The next day has a budget of its own."""
         if seconds is None:
@@ -147,8 +147,7 @@ class OperationRules(CallRules):
         explained = self.call("explain_task", task_id=task.id)
         assert explained["status"] == task.status
         assert explained["why"] or task.status == "queued", f"why it doesn't run has to be said: {explained}"
-        with self.connection.transaction():
-            known = self.db.call("get_task", task_id=task.id)
+        known = self.db.call("get_task", task_id=task.id)
         assert (known["status"], known["attempts"], known["cost_usd"]) == (task.status, task.attempts, task.cost)
         given = [{"task_type": task.task_type, "payload": {}, "idempotency_key": "key 1"}] * 3
         estimate = self.call("estimate_tasks", tasks=given)

@@ -168,8 +168,7 @@ class RunRules(World):
         model = self.model
         holds = model.decider is not None and model.decider[0] == worker
         if release:
-            with self.connection.transaction():
-                assert self.db.call("release_coordinator_lease", worker_id=worker) is holds
+            assert self.db.call("release_coordinator_lease", worker_id=worker) is holds
             model.decider = None if holds else model.decider
             return
         free = holds or model.decider is None or model.decider[1] <= self.now

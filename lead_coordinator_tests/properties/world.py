@@ -1,7 +1,7 @@
 """The database and the model side by side, at one virtual time: what every rule of the machine works with.
 
-An example is one transaction, rolled back at its end; each call is a savepoint, so that a refusal undoes only
-itself. Sequences, which a rollback leaves alone, are set back at the beginning: the same steps get the same ids,
+An example is one transaction, rolled back at its end; a call that is to be refused is a savepoint, so that it undoes
+only itself. Sequences, which a rollback leaves alone, are set back at the beginning: the same steps get the same ids,
 and with them the same jitter.
 """
 
@@ -85,6 +85,8 @@ class World(RuleBasedStateMachine):
         self._example = ExitStack()
         self.connection = self._example.enter_context(db.connection())
         self._example.enter_context(self.connection.transaction(force_rollback=True))
+        # The same few statements, ten thousands of times.
+        self.connection.prepare_threshold = 3
         for sequence in SEQUENCES:
             self.connection.execute("SELECT setval(%s, 1, false)", [sequence])
 
@@ -95,16 +97,14 @@ class World(RuleBasedStateMachine):
 
     def call(self, function: str, **params: Any) -> Any:
         """What the function answers at this time."""
-        with self.connection.transaction():
-            return self.db.call(function, current_time=self.now, **params)
+        return self.db.call(function, current_time=self.now, **params)
 
     def call_rows(self, function: str, **params: Any) -> list[dict[str, Any]]:
-        with self.connection.transaction():
-            return self.db.call_rows(function, current_time=self.now, **params)
+        return self.db.call_rows(function, current_time=self.now, **params)
 
     def refused(self, error: type[DatabaseError], function: str, **params: Any) -> None:
         """The function is expected to refuse, and to change nothing: the invariants look."""
-        with pytest.raises(error):
+        with pytest.raises(error), self.connection.transaction():
             self.call(function, **params)
 
     def fresh(self, word: str) -> str:
@@ -113,12 +113,10 @@ class World(RuleBasedStateMachine):
         return f"{word}-{self._number}"
 
     def change_setting(self, name: str, value: str) -> None:
-        with self.connection.transaction():
-            self.db.call("change_setting", name=name, value=value)
+        self.db.call("change_setting", name=name, value=value)
 
     def change_columns(self, workflow_type: str, **changes: object) -> None:
-        with self.connection.transaction():
-            self.db.call("change_policy", workflow_type=workflow_type, changes=changes)
+        self.db.call("change_policy", workflow_type=workflow_type, changes=changes)
 
     # ---- both sides at once ------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from lead_coordinator_tests.races.evidence import Evidence
 from lead_coordinator_tests.races.observer import ACCOUNTS, QUEUE, wrong_accounts
-from lead_coordinator_tests.races.scenario import MARGIN_MS, MAX_CONCURRENT, PROVIDERS
+from lead_coordinator_tests.races.scenario import MARGIN_MS, MAX_CONCURRENT, PROVIDERS, WORKFLOWS
 
 WINDOW_SECONDS = 60.0
 Wrong = Iterator[str]
@@ -180,9 +180,7 @@ def no_budget_is_passed_by_the_journals(race: Evidence) -> Wrong:
             scopes = {
                 "provider": entry["provider"],
                 "tenant": entry["tenant"],
-                "workflow": race.calls[entry["call"]]["workflow_type"]
-                if entry["call"] in race.calls
-                else None,
+                "workflow": WORKFLOWS[entry["task_type"]],
                 "total": "all",
             }
             if scopes[limit.scope] != limit.key:
@@ -334,6 +332,9 @@ def the_race_was_one(race: Evidence) -> Wrong:
         "the platform worked a twentieth of the tasks": figures["completed by"].get("platform", 0)
         >= race.scenario.tasks / 20,
         "all slots were in use": any(entry["active"] == MAX_CONCURRENT for entry in race.said("sample")),
+        "a breaker opened": race.db.row("SELECT 1 FROM lead.circuit_breaker WHERE times_opened > 0"),
+        "a frozen client met its stale lease": {entry.who for entry in race.said("freezes")}
+        & {entry.who for entry in race.said("refused")},
         "a minute was full and the next one began": any(
             sum(1 for call in race.calls.values() if call["provider"] == provider and call["sent_at"])
             > race.scenario.calls_a_minute

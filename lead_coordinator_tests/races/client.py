@@ -103,7 +103,7 @@ class Client:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Sometimes a process stands still, heartbeats too, until others have given it up; then it goes on."""
+        """Sometimes a process stands still, heartbeats too, until others took its work; then it goes on."""
         if self.chance(0.01):
             self.journal.note("freezes")
             time.sleep(1.6 * LEASE_SECONDS)
@@ -261,16 +261,16 @@ class Client:
         )
         self.crossing()
         await asyncio.sleep(self.dice.uniform(0.005, 0.06))
-        outcome, price, more = self.answer(grant.provider, most)
+        outcome, price, more = self.answer(grant, most)
         self.journal.note("settling", call=grant.call_id, outcome=outcome, price=price)
         settled = await settle_api_call(self.db, grant.call_id, outcome, price, **more)
         self.journal.note("settled", call=grant.call_id, cost=settled.cost_usd)
         self.crossing()
         return outcome
 
-    def answer(self, provider: str, most: Decimal) -> tuple[Outcome, Decimal | None, dict[str, Any]]:
+    def answer(self, grant: Grant, most: Decimal) -> tuple[Outcome, Decimal | None, dict[str, Any]]:
         """What the provider says, what it bills in US dollars (None: unknown), and what else it tells."""
-        if self.scenario.is_down(provider):
+        if self.scenario.is_down(grant.provider, grant.call_id):
             return "server_error", Decimal(0), {"http_status": 503}
         thrown = self.dice.random()
         if thrown < 0.02:

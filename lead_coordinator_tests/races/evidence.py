@@ -39,11 +39,7 @@ class Evidence:
 
     @cached_property
     def calls(self) -> dict[int, Row]:
-        rows = self.db.rows(
-            "SELECT c.*, w.workflow_type, w.worker_id FROM lead.api_call AS c"
-            " INNER JOIN workflow_orchestration AS w ON w.execution_id = c.execution_id"
-        )
-        return {row["id"]: row for row in rows}
+        return {row["id"]: row for row in self.db.rows("SELECT * FROM lead.api_call")}
 
     def figures(self) -> dict[str, Any]:
         """What the race was like."""
@@ -64,6 +60,7 @@ class Evidence:
             "calls blocked": dict(
                 Counter(reason for entry in self.said("blocked") for reason in entry["providers"].values())
             ),
+            "live runs reported as failed": sum(not entry["answer"] for entry in self.said("reported")),
             "stale leases refused": sum(1 for _ in self.said("refused")),
             "dead letters replayed": sum(len(entry["tasks"]) for entry in self.said("replayed")),
             "samples": sum(1 for _ in self.said("sample")),

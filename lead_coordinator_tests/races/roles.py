@@ -115,7 +115,7 @@ class PipelineRun(Client):
 
 
 class Upkeep(Client):
-    """Recovers, promotes, replays, adopts; and an operator who pauses a tenant or a type for a moment."""
+    """Recovers, promotes, replays, adopts, reports; and an operator who pauses a tenant or a type shortly."""
 
     _took_over = False
 
@@ -135,6 +135,10 @@ class Upkeep(Client):
                 self.journal.note("replayed", tasks=replayed["task_ids"])
         if self.chance(0.1):
             await self.insert_as_an_outsider()
+        if self.chance(0.05):
+            await self.report_a_live_run_as_failed()
+        if self.chance(0.2):
+            await self.db.call("refresh_resource_usage")
         await self.db.call("adopt_executions")
         if self.chance(0.1):
             await self.reprioritise()
@@ -150,6 +154,16 @@ class Upkeep(Client):
             " VALUES (%s, %s, %s, 5)",
             [execution_id, kind, self.name],
         )
+
+    async def report_a_live_run_as_failed(self) -> None:
+        """The platform may be wrong about a run; whoever works it finds its lease stale."""
+        row = await self.db.row(
+            "SELECT execution_id, run_id FROM workflow_orchestration"
+            " WHERE status = 'running' AND NOT is_external ORDER BY id LIMIT 1"
+        )
+        if row is not None:
+            reported = await self.db.call("report_run_failure", reason="a mistake", **row)
+            self.journal.note("reported", execution=row["execution_id"], answer=reported.get("ignored"))
 
     async def reprioritise(self) -> None:
         row = await self.db.row(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from lead_coordinator.database.connection import Database
 
-TASK_TYPES = ("content_generation", "seo_analysis", "revenue_optimization", "intelligence_analysis")
+WORKFLOWS = {
+    "content_generation": "content_pipeline",
+    "seo_analysis": "seo_monitor",
+    "revenue_optimization": "revenue_optimizer",
+    "intelligence_analysis": "intelligence_engine",
+}
+TASK_TYPES = tuple(WORKFLOWS)
 TENANTS = (None, "acme", "globex", "initech")
 PROVIDERS = ("gemini", "openai")
 ROLES = ("bulk",) * 7 + ("run",) * 5 + ("upkeep",) * 2 + ("submit",) * 2
@@ -47,7 +52,7 @@ class Scenario:
 
     `calls_a_minute`: the rate limit of each provider. `kill_seconds`: mean time between two kills from
     outside. `self_kill`: chance that a client dies at a crossing (between two steps that belong together).
-    `patience_seconds`: after this long a race has failed. `started_at`: seconds since 1970.
+    `patience_seconds`: after this long a race has failed.
     """
 
     tasks: int = 50_000
@@ -55,9 +60,8 @@ class Scenario:
     calls_a_minute: int = 600
     kill_seconds: float = 1.5
     self_kill: float = 0.001
-    bulk_pause_seconds: float = 0.5
+    bulk_pause_seconds: float = 0.3
     patience_seconds: float = 240.0
-    started_at: float = field(default_factory=time.time)
 
     @property
     def paid_tasks(self) -> int:
@@ -82,9 +86,10 @@ class Scenario:
             Limit("total", "all", ITEM_COST_LIMIT * MAX_BATCH * 5, Decimal(100), ITEM_COST_LIMIT),
         )
 
-    def is_down(self, provider: str) -> bool:
-        """One provider refuses everything for two seconds, so that its breaker opens and probes."""
-        return provider == "openai" and 10 <= time.time() - self.started_at < 12
+    def is_down(self, provider: str, call_id: int) -> bool:
+        """One provider fails every call for a while, so that its breaker opens and probes."""
+        since = call_id - self.calls_a_minute * 2 // 5
+        return provider == "openai" and 0 <= since < self.calls_a_minute // 6
 
     def task(self, number: int) -> dict[str, Any]:
         """Task `number` as `submit_tasks` takes it; the same for every caller. Paid ones come first."""

@@ -17,6 +17,7 @@ from lead_coordinator.database.connection import Database
 from lead_coordinator_tests.races.checks import CHECKS, over_the_window
 from lead_coordinator_tests.races.evidence import Evidence
 from lead_coordinator_tests.races.journal import Entry
+from lead_coordinator_tests.races.sabotage import SABOTAGES, sabotage
 from lead_coordinator_tests.races.scenario import MAX_CONCURRENT, Scenario
 from lead_coordinator_tests.races.server import race_database
 
@@ -237,6 +238,12 @@ def test_a_check_notices(race: Evidence, name: str, tamper: Callable[[Evidence],
     with race.db.connection() as connection, connection.transaction(force_rollback=True):
         tampered = Evidence(race.scenario, race.db, tamper(race))
         assert list(CHECKS[name](tampered)), f"{name} was expected to notice"
+
+
+@pytest.mark.parametrize("name", SABOTAGES)
+def test_the_guard_that_a_sabotage_takes_out_is_there(race: Evidence, name: str) -> None:
+    with race.db.connection() as connection, connection.transaction(force_rollback=True):
+        sabotage(race.db, name)
 
 
 def test_a_window_holds_its_limit_and_no_more() -> None:

@@ -256,6 +256,7 @@ def test_better_work_without_end_does_not_keep_a_task_waiting_for_ever(play: Pla
     assert waited.keys() == {0, 5, 20}, "each was expected to be taken once it was overdue"
     assert all(seconds >= HOUR for seconds in waited.values()), "and not before"
     assert any(task.started is None for task in simulation.tasks.values()), "while better work still waited"
+    assert play.statuses() == play.counted()
 
 
 # -- what is charged -----------------------------------------------------------------------------------------

@@ -277,3 +277,14 @@ def test_two_batches_of_calls_are_the_first_of_their_tenants_at_once(
         meeting.starts(begin_both(both[0], "gemini"))
         meeting.starts(begin_both(both[1], "openai"))
     assert all(call["granted"] for answer in meeting.answers() for call in answer)
+
+
+def test_a_slot_that_a_rival_takes_at_this_moment_is_worth_a_short_wait(
+    play: Play, meet: Callable[..., Any]
+) -> None:
+    play.db.execute("UPDATE api_rate_limits SET requests_per_minute = 1")
+    run = claimed(play)
+    with meet("SELECT 1 FROM lead.rate_slot WHERE provider = 'gemini' FOR UPDATE"):
+        answer = play.begin_call(run, run.task_ids[0], ("gemini", "0.1"))
+    assert (answer["reason"], answer["wait_ms"]) == ("rate_limited", 20)
+    assert play.begin_call(run, run.task_ids[0], ("gemini", "0.1"))["granted"]
