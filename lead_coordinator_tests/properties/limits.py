@@ -1,10 +1,11 @@
-"""Circuit breakers and rate limits as the documents describe them: what lets a call through, and what an answer
-teaches.
+"""Circuit breakers and rate limits as the documents describe them: what lets a call through, and what an
+answer teaches.
 
-- A breaker opens after 5 consecutive failures and cools down for 5 minutes; half-open it lets one probe through, then
-  two, then four, and closes when they succeed; a failed probe waits 30 s; what says nothing about the destination
-  (a 429, a 400, a cancelled call, an unanswered or unsent one) counts neither way.
-- A request takes a place of its provider's limit for 60 s and a margin, from its grant, and anew from its sending.
+- A breaker opens after 5 consecutive failures and cools down for 5 minutes; half-open it lets one probe
+  through, then two, then four, and closes when they succeed; a failed probe waits 30 s; what says nothing
+  about the destination (a 429, a 400, a cancelled call, an unanswered or unsent one) counts neither way.
+- A request takes a place of its provider's limit for 60 s and a margin, from its grant, and anew from its
+  sending.
 """
 
 from __future__ import annotations
@@ -113,14 +114,17 @@ class Breaker:
 
 @dataclass(slots=True)
 class Provider:
-    """A provider's limits. `in_force` is the adaptive limit, lowered by a 429 and raised again by successes."""
+    """A provider's limits. `in_force` is the adaptive limit, lowered by a 429 and raised again by
+    successes.
+    """
 
     name: str
     limit: int
     in_force: int
     cost_limit: Decimal | None = None
     blocked_until: datetime | None = None
-    # A limit that was lowered, and until when requests granted under it may be among those of the last minute.
+    # A limit that was lowered, and until when requests granted under it may be among those of the last
+    # minute.
     former: tuple[int, datetime] | None = None
 
     def change(self, limit: int, now: datetime) -> None:
@@ -132,14 +136,17 @@ class Provider:
         self.limit = self.in_force = limit
 
     def settles(self, now: datetime) -> bool:
-        """Whether requests granted under a higher limit may still be among those of the last minute. Until then the
-        lowered limit may be passed by grants that were given back, and may hold back a little more than it has to.
+        """Whether requests granted under a higher limit may still be among those of the last minute. Until
+        then the lowered limit may be passed by grants that were given back, and may hold back a little more
+        than it has to.
         """
         return self.former is not None and self.former[1] > now
 
     def most_sent(self, now: datetime) -> int:
         """The most requests that the last 60 s may hold."""
-        return max(self.limit, self.former[0]) if self.former is not None and self.settles(now) else self.limit
+        return (
+            max(self.limit, self.former[0]) if self.former is not None and self.settles(now) else self.limit
+        )
 
     def may_become(self, outcome: str, now: datetime) -> set[int]:
         """The limits that may be in force after an answer: a tenth less after a 429, but never under half;

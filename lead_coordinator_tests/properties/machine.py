@@ -6,16 +6,21 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, precondition
+from hypothesis.stateful import initialize, run_state_machine_as_test
 
-from lead_coordinator_tests.properties.limits import Breaker, Provider
+from lead_coordinator.database.connection import Database
+from lead_coordinator_tests.properties.limits import FAILURES, Provider
 from lead_coordinator_tests.properties.model import Candidate, Model, Policy
 from lead_coordinator_tests.properties.money import CENT
 from lead_coordinator_tests.properties.rules_operations import OperationRules
 from lead_coordinator_tests.properties.rules_queue import QueueRules
-from lead_coordinator_tests.properties.world import LIMITS, POLICIES, TASK_TYPES, TENANTS, choice, pick, step
+from lead_coordinator_tests.properties.tally import Tally
+from lead_coordinator_tests.properties.world import LIMITS, POLICIES, TASK_TYPES, TENANTS, step
 
+# Of an example.
+STEPS = 60
 # Moments around which days are short, long, or just over, each where it is interesting.
 STARTS = (
     ("UTC", datetime(2026, 11, 24, 12, 0, tzinfo=UTC)),
@@ -79,7 +84,9 @@ class ControlPlane(OperationRules, QueueRules):
         self.work_arrives(task_type, tenant, count, external)
 
     def work_arrives(self, task_type: str, tenant: str | None, count: int, external: bool) -> None:
-        """Tasks are submitted, and worked on at once where that is possible: by runs, or by a worker of its own."""
+        """Tasks are submitted, and worked on at once where that is possible: by runs, or by a worker of its
+        own.
+        """
         if not self.model.takes(task_type, tenant):
             return
         for _ in range(count):
@@ -132,7 +139,7 @@ class ControlPlane(OperationRules, QueueRules):
         external=st.booleans(),
     )
     def grow_old(self, task_type: str, tenant: str | None, minutes: int, external: bool) -> None:
-        """A task of little worth waits, and better ones come: after half an hour it is as good as they are."""
+        """A task of little worth waits, and better ones come: after half an hour it is as good as they."""
         if not self.model.takes(task_type, tenant):
             return
         self.submit_one(task_type, tenant=tenant, priority=10)
@@ -144,9 +151,15 @@ class ControlPlane(OperationRules, QueueRules):
         else:
             self.decide_now(3, "tick")
 
-    @step(task_type=st.sampled_from(TASK_TYPES), times=st.integers(3, 6), status=st.sampled_from(("failed", "cancelled")))
+    @step(
+        task_type=st.sampled_from(TASK_TYPES),
+        times=st.integers(3, 6),
+        status=st.sampled_from(("failed", "failed", "cancelled")),
+    )
     def runs_fail(self, task_type: str, times: int, status: str) -> None:
-        """Whole runs in a row: five that fail open their pipeline's breaker, those that were called off never do."""
+        """Whole runs in a row: five that fail open their pipeline's breaker, those that were called off
+        never do.
+        """
         for _ in range(times):
             if not self.model.takes(task_type, None):
                 return
@@ -173,24 +186,52 @@ class ControlPlane(OperationRules, QueueRules):
             self.now += execution.lease
             self.recover()
 
-    @precondition(lambda self: self.broken_pipelines())
-    @step(index=choice, endings=st.lists(st.sampled_from(("completed", "completed", "failed", "cancelled")), max_size=7))
-    def probe_a_pipeline(self, index: int, endings: list[str]) -> None:
-        """A pipeline's breaker lets its probes through, one decision after the other, while much waits."""
-        breaker, policy = pick(self.broken_pipelines(), index)
-        if breaker.retry_at is not None:
-            self.now = max(self.now, breaker.retry_at)
+    @step(
+        task_type=st.sampled_from(TASK_TYPES),
+        endings=st.lists(
+            st.sampled_from(("completed", "completed", "failed", "cancelled")), min_size=2, max_size=8
+        ),
+    )
+    def probe_a_pipeline(self, task_type: str, endings: list[str]) -> None:
+        """A pipeline that has failed: its breaker lets probes through, one decision after the other, while
+        much waits.
+        """
+        breaker = self.model.pipeline(self.model.policies[task_type].workflow_type)
+        if breaker.state == "closed":
+            self.fail_runs(task_type, FAILURES, "failed")
         for ending in endings:
+            if breaker.state == "open" and breaker.retry_at is not None:
+                self.now = max(self.now, breaker.retry_at)
             self.recover()
-            self.work_arrives(policy.task_type, None, 2, False)
-            probes = [e for e in self.model.running() if e.workflow_type == policy.workflow_type and e.probe_of]
+            self.work_arrives(task_type, None, 2, False)
+            probes = [e for e in self.model.running() if e.probe_of is not None and not e.external]
             if probes:
                 self.finish_one(probes[0], ending)
                 self.tally.note(f"probe run {ending}")
 
-    def broken_pipelines(self) -> list[tuple[Breaker, Policy]]:
-        return [
-            (breaker, policy)
-            for policy in self.model.policies.values()
-            if (breaker := self.model.pipeline(policy.workflow_type)).state != "closed"
-        ]
+
+def run(
+    db: Database, tally: Tally, examples: int, *, same_as: int | None = None, shrink: bool = True
+) -> None:
+    """Runs so many examples of `STEPS` steps; raises what the shortest one that fails raised.
+
+    same_as: a number for which the steps are the same each time; None: others each time. Without `shrink`
+    the first failure is raised as it came.
+    """
+
+    def machine() -> ControlPlane:
+        return ControlPlane(db, tally)
+
+    run_state_machine_as_test(
+        machine if same_as is None else seed(same_as)(machine),  # type: ignore[arg-type]
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=STEPS,
+            deadline=None,
+            database=None,
+            print_blob=True,
+            report_multiple_bugs=False,
+            phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,8 +1,8 @@
-"""A control plane in plain Python: what docs/SQL-REFERENCE.md, docs/ARCHITECTURE.md and docs/DIAGRAMS.md promise,
-with none of the SQL.
+"""A control plane in plain Python: what docs/SQL-REFERENCE.md, docs/ARCHITECTURE.md and docs/DIAGRAMS.md
+promise, with none of the SQL.
 
-It predicts what a call does. Where the documents leave a choice (which tasks a decision takes, how long the jitter
-is), it is told what happened, and asserts that it was allowed.
+It predicts what a call does. Where the documents leave a choice (which tasks a decision takes, how long the
+jitter is), it is told what happened, and asserts that it was allowed.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class Model:
         ]:
             self.breakers[name] = Breaker(name)
 
-    # ---- looking ---------------------------------------------------------------------------------------------
+    # ---- looking ---------------------------------------------------------------------------------------
 
     def day(self, now: datetime) -> date:
         """The budget day, in the configured time zone."""
@@ -258,15 +258,13 @@ class Model:
             c.taken_until for c in self.calls.values() if c.provider == provider and c.taken_until > now
         )
 
-    # ---- submitting ------------------------------------------------------------------------------------------
+    # ---- submitting ------------------------------------------------------------------------------------
 
     def takes(self, task_type: str, tenant: str | None) -> bool:
         """Whether a new task is taken: the type is enabled, and neither it nor the tenant drains."""
         policy = self.policies[task_type]
         return (
-            policy.enabled
-            and policy.mode != "draining"
-            and self.tenant_modes.get(tenant or "") != "draining"
+            policy.enabled and policy.mode != "draining" and self.tenant_modes.get(tenant or "") != "draining"
         )
 
     def submitted(
@@ -305,13 +303,20 @@ class Model:
 
     def promote(self, now: datetime) -> int:
         """Queues what is due; answers how many."""
-        due = [t for t in self.tasks.values() if t.status == "deferred" and t.due is not None and t.due <= now]
+        due = [
+            t for t in self.tasks.values() if t.status == "deferred" and t.due is not None and t.due <= now
+        ]
         for task in due:
             assert task.due is not None
-            task.status, task.queued_at, task.due, task.reason = "queued", max(task.due, task.created_at), None, None
+            task.status, task.queued_at, task.due, task.reason = (
+                "queued",
+                max(task.due, task.created_at),
+                None,
+                None,
+            )
         return len(due)
 
-    # ---- claiming --------------------------------------------------------------------------------------------
+    # ---- claiming --------------------------------------------------------------------------------------
 
     def check_claim(self, task_type: str, ids: Sequence[int], limit: int, now: datetime) -> None:
         """Asserts that these were the ones to take: within each tenant the best, and suspects only alone."""
@@ -338,19 +343,25 @@ class Model:
                 assert worst < best, f"{best[2]} goes before {worst[2]}: {best} {worst}"
 
     def check_batch(self, task_type: str, ids: Sequence[int], limit: int, now: datetime) -> None:
-        """As `check_claim`, for a decision's batch: a place of it may be for who has waited longest, over a day."""
+        """As `check_claim`, for a decision's batch: a place of it may be for who has waited longest, over a
+        day.
+        """
         overdue = [t for t in self.claimable(task_type) if now - t.queued_at >= OVERDUE]
         first = min(overdue, key=lambda t: (t.queued_at, t.id), default=None)
         if first is None or first.id not in ids:
             assert first is None or limit == 1, f"{first} is overdue, and none of {limit} places was for it"
             self.check_claim(task_type, ids, limit, now)
             return
-        if first.stalls == 0 and limit > 1:
+        others = [i for i in ids if i != first.id]
+        suspected = any(t.stalls >= SUSPECT for t in self.claimable(task_type))
+        if others or not (first.stalls or limit == 1 or suspected):
             first.status = "processing"
-            self.check_claim(task_type, [i for i in ids if i != first.id], limit - 1, now)
+            self.check_claim(task_type, others, limit - 1, now)
             first.status = "queued"
         suspects = [i for i in ids if self.tasks[i].stalls >= SUSPECT]
-        assert len(ids) == 1 or not suspects, f"of {ids} {suspects} were lost with {SUSPECT} runs: they go alone"
+        assert len(ids) == 1 or not suspects, (
+            f"of {ids} {suspects} were lost with {SUSPECT} runs: they go alone"
+        )
 
     def _claim(self, execution: Execution) -> None:
         # The order in which rows come back is the database's own affair.
@@ -366,7 +377,7 @@ class Model:
         self.fence = fence
         return fence
 
-    # ---- reserving and deciding ------------------------------------------------------------------------------
+    # ---- reserving and deciding ------------------------------------------------------------------------
 
     def fits(self, day: date, workflow_type: str, amount: Decimal) -> bool:
         """Whether the day and the workflow's own budget have room for an execution's envelope."""
@@ -386,8 +397,12 @@ class Model:
         self.ledger.settle(day, "total", "all", held, spent)
         self.ledger.settle(day, "workflow", workflow_type, held, spent)
 
-    def can_reserve(self, wanted: Sequence[tuple[str, int]], now: datetime, priority: int | None = None) -> bool:
-        """Whether a plan's executions (workflow type, batch) fit, all together; with a priority, also its pace."""
+    def can_reserve(
+        self, wanted: Sequence[tuple[str, int]], now: datetime, priority: int | None = None
+    ) -> bool:
+        """Whether a plan's executions (workflow type, batch) fit, all together; with a priority, also its
+        pace.
+        """
         if self.slots_used() + len(wanted) > self.max_concurrent:
             return False
         total = ZERO
@@ -430,7 +445,7 @@ class Model:
         self._settle(reservation.day, reservation.workflow_type, reservation.amount)
 
     def create(self, execution_id: str, ids: Sequence[int], now: datetime) -> None:
-        """A reservation becomes an execution with the tasks that it claimed; what it needs no more is free."""
+        """A reservation becomes an execution with the tasks that it claimed; the rest of it is free."""
         reservation = self.reservations[execution_id]
         policy = self.policy_of(reservation.workflow_type)
         check = self.check_batch if reservation.plan_id == "tick" else self.check_claim
@@ -454,8 +469,8 @@ class Model:
         )
 
     def paced(self, priority: int, now: datetime) -> Decimal:
-        """What of the day's budget work of a priority may use by now: a quarter from the start, the rest with the
-        clock; the part that is held back shrinks with priorities over 50 and is nothing at 100.
+        """What of the day's budget work of a priority may use by now: a quarter from the start, the rest
+        with the clock; the part that is held back shrinks with priorities over 50 and is nothing at 100.
         """
         if not self.pacing:
             return self.daily_budget
@@ -468,9 +483,15 @@ class Model:
         return self.daily_budget * (by_clock + (1 - by_clock) * freed)
 
     def decided(
-        self, plan: Sequence[tuple[str, str, int, int]], claimed: dict[str, list[int]], most: int, now: datetime
+        self,
+        plan: Sequence[tuple[str, str, int, int]],
+        claimed: dict[str, list[int]],
+        most: int,
+        now: datetime,
     ) -> None:
-        """A decision made these executions: (id, workflow type, batch, priority) as planned, and their tasks."""
+        """A decision made these executions: (id, workflow type, batch, priority) as planned, and their
+        tasks.
+        """
         for execution_id, workflow_type, batch, priority in plan:
             if execution_id not in claimed:
                 continue
@@ -487,7 +508,9 @@ class Model:
             self.create(execution_id, ids, now)
 
     def keeps_back(self, workflow_type: str, batch: int, priority: int, now: datetime) -> bool:
-        """Whether an outsider's execution waits although it would fit: for the day's pace, or for other types."""
+        """Whether an outsider's execution waits although it would fit: for the day's pace, or for other
+        types.
+        """
         policy = self.policy_of(workflow_type)
         amount = min(batch, policy.max_batch) * policy.item_limit
         if self.ledger.committed(self.day(now), "total", "all") + amount > self.paced(priority, now):
@@ -503,7 +526,9 @@ class Model:
         )
 
     def must_start(self, most: int, priorities: dict[str, int], now: datetime) -> str | None:
-        """A workflow type of which a decision has to start something now, because nothing at all is in the way."""
+        """A workflow type of which a decision has to start something now, because nothing at all is in the
+        way.
+        """
         free = self.max_concurrent - self.slots_used()
         usable = [p for p in self.providers.values() if self._usable(p, now)]
         if min(most - self.slots_used(), free) < 1 or not usable:
@@ -533,14 +558,21 @@ class Model:
             and (provider.cost_limit is None or committed < provider.cost_limit)
         )
 
-    # ---- executions ------------------------------------------------------------------------------------------
+    # ---- executions ------------------------------------------------------------------------------------
 
     def started(self, execution: Execution, fence: int, run_id: str, now: datetime) -> None:
         execution.status, execution.run_id, execution.fence = "running", run_id, self._next_fence(fence)
         execution.lease_until, execution.timeout_at = now + LEASE, now + TIMEOUT
 
     def claimed(
-        self, worker_id: str, execution_id: str, fence: int, workflow_type: str, ids: Sequence[int], lease: timedelta, now: datetime
+        self,
+        worker_id: str,
+        execution_id: str,
+        fence: int,
+        workflow_type: str,
+        ids: Sequence[int],
+        lease: timedelta,
+        now: datetime,
     ) -> Execution:
         """A worker of its own has claimed tasks: it takes no slot, and its calls draw on the day."""
         execution = Execution(
@@ -583,11 +615,14 @@ class Model:
             return self.end(execution, "cancelled", now)
         return self.end(execution, status, now, stalled=True)
 
-    def end(self, execution: Execution, status: str, now: datetime, *, stalled: bool = False) -> tuple[int, int]:
-        """An execution ends. Unsent calls are released, unanswered ones settled at their maximum; its tasks go back.
+    def end(
+        self, execution: Execution, status: str, now: datetime, *, stalled: bool = False
+    ) -> tuple[int, int]:
+        """An execution ends. Unsent calls are released, unanswered ones settled at their maximum; its tasks
+        go back.
 
-        `stalled`: they were lost with the run, so it counts against them. Answers how many went back, how many
-        were parked.
+        `stalled`: they were lost with the run, so it counts against them. Answers how many went back, how
+        many were parked.
         """
         for call in self.open_calls(execution):
             if call.status == "reserved":
@@ -637,7 +672,7 @@ class Model:
     def _bury(self, task: Task, error_class: str, now: datetime) -> None:
         task.status, task.died_of, task.processed_at, task.due = "dead_letter", error_class, now, None
 
-    # ---- tasks -----------------------------------------------------------------------------------------------
+    # ---- tasks -----------------------------------------------------------------------------------------
 
     def complete(self, execution: Execution, ids: Iterable[int], now: datetime) -> int:
         """Completes those of the tasks that the execution holds; frees what waited only for them."""
@@ -657,7 +692,9 @@ class Model:
                     task.due = task.not_before if waits else None
         return len(done)
 
-    def retry_window(self, task: Task, error_class: str, retry_after: timedelta | None) -> tuple[timedelta, timedelta]:
+    def retry_window(
+        self, task: Task, error_class: str, retry_after: timedelta | None
+    ) -> tuple[timedelta, timedelta]:
         """The least and the most that a failed task may be put off."""
         if error_class == "task_error":
             wait = RETRY_BASE * 2**task.attempts
@@ -668,7 +705,9 @@ class Model:
             return min(retry_after, LONGEST_RETRY), min(retry_after, LONGEST_RETRY)
         return timedelta(microseconds=1), LONGEST_RETRY + JITTER
 
-    def failed(self, execution: Execution, task: Task, error_class: str, retry_at: datetime | None, now: datetime) -> str:
+    def failed(
+        self, execution: Execution, task: Task, error_class: str, retry_at: datetime | None, now: datetime
+    ) -> str:
         """Ends an attempt that failed; answers what becomes of the task."""
         execution.failed += error_class in ("task_error", "invalid_input")
         if error_class == "invalid_input" or (error_class == "task_error" and task.attempts >= RETRIES):
@@ -708,7 +747,7 @@ class Model:
             if task.status == "deferred" and task.reason == "destination_down" and task.due is not None:
                 task.due = min(task.due, now)
 
-    # ---- calls -----------------------------------------------------------------------------------------------
+    # ---- calls -----------------------------------------------------------------------------------------
 
     def obstacles(
         self, execution: Execution, task: Task, candidate: Candidate, now: datetime
@@ -762,7 +801,9 @@ class Model:
         held = sum((c.maximum for c in self.open_calls(execution)), ZERO)
         return max(ZERO, execution.actual + held + maximum - execution.envelope)
 
-    def begun(self, call_id: int, execution: Execution, task: Task, candidate: Candidate, now: datetime) -> Call:
+    def begun(
+        self, call_id: int, execution: Execution, task: Task, candidate: Candidate, now: datetime
+    ) -> Call:
         extra = self._extra(execution, candidate.maximum)
         if extra:
             self._hold(execution.day, execution.workflow_type, extra)
@@ -828,7 +869,7 @@ class Model:
         assert call.cost is not None
         return call.cost
 
-    # ---- operating -------------------------------------------------------------------------------------------
+    # ---- operating -------------------------------------------------------------------------------------
 
     def reset_breaker(self, name: str, now: datetime) -> None:
         breaker = self.breakers[name]

@@ -1,5 +1,5 @@
-"""The ledger as the documents describe it: every amount is free, held or spent, and a hold stays with the budget
-day on which it was made (docs/DIAGRAMS.md, "The way of the money").
+"""The ledger as the documents describe it: every amount is free, held or spent, and a hold stays with the
+budget day on which it was made (docs/DIAGRAMS.md, "The way of the money").
 """
 
 from __future__ import annotations

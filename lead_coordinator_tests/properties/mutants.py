@@ -1,8 +1,8 @@
 """Wrong versions of the SQL functions, each with one promise broken: what the machine has to notice.
 
-`python -m lead_coordinator_tests.properties.mutants` tries all of them and says after how many steps each was
-caught; `test_control_plane.py` tries a few. A mutant changes the definition that is deployed, so it fails loudly where
-the text that it changes is gone.
+`python -m lead_coordinator_tests.properties.mutants` tries all of them and says after how many steps each
+was caught; `test_control_plane.py` tries a few. A mutant changes the definition that is deployed, so it
+fails loudly where the text that it changes is gone.
 """
 
 from __future__ import annotations
@@ -11,24 +11,22 @@ import re
 import sys
 from dataclasses import dataclass
 
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
-
 from lead_coordinator.database.connection import Database
 from lead_coordinator.database.deploy import deploy
 from lead_coordinator.settings import Settings
-from lead_coordinator_tests.properties.machine import ControlPlane
+from lead_coordinator_tests.properties.machine import run
 from lead_coordinator_tests.properties.tally import Tally
 from lead_coordinator_tests.properties.world import prepare
 from lead_coordinator_tests.servers import Servers
 
 EXAMPLES = 80
-STEPS = 60
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """`old` is looked for in the function's definition, however it is broken into lines, and replaced by `new`."""
+    """`old` is looked for in the function's definition, however it is broken into lines, and replaced by
+    `new`.
+    """
 
     promise: str
     function: str
@@ -43,7 +41,7 @@ class Mutant:
 
 
 MUTANTS = {
-    # ---- the queue -------------------------------------------------------------------------------------------
+    # ---- the queue -------------------------------------------------------------------------------------
     "depth forgets what leaves a status": Mutant(
         "depth counters equal real counts", "lead.count_updated_tasks", "m.tasks <> 0", "m.tasks > 0"
     ),
@@ -77,7 +75,7 @@ MUTANTS = {
         "lead.setting_number('stall_limit')::integer - 1",
         "lead.setting_number('stall_limit')::integer",
     ),
-    # ---- attempts --------------------------------------------------------------------------------------------
+    # ---- attempts --------------------------------------------------------------------------------------
     "an outage spends attempts": Mutant(
         "what is put off spends no attempt",
         "public.fail_task",
@@ -97,9 +95,12 @@ MUTANTS = {
         "v_task.stalls >= lead.setting_number('stall_limit')",
     ),
     "replayed with old stalls": Mutant(
-        "replayed tasks have fresh attempts", "public.replay_dead_letters", "stalls = 0, deferrals = 0", "deferrals = 0"
+        "replayed tasks have fresh attempts",
+        "public.replay_dead_letters",
+        "stalls = 0, deferrals = 0",
+        "deferrals = 0",
     ),
-    # ---- leases ----------------------------------------------------------------------------------------------
+    # ---- leases ----------------------------------------------------------------------------------------
     "any fence will do": Mutant(
         "a stale lease is refused",
         "lead.held_execution",
@@ -115,13 +116,14 @@ MUTANTS = {
     "a beat shortens the lease of a claim": Mutant(
         "a heartbeat extends the lease that was asked for",
         "public.heartbeat_execution",
-        "CASE WHEN w.is_external THEN w.lease_expires_at - w.heartbeat_at ELSE lead.seconds(lead.setting_number('lease_seconds')) END",
+        "CASE WHEN w.is_external THEN w.lease_expires_at - w.heartbeat_at"
+        " ELSE lead.seconds(lead.setting_number('lease_seconds')) END",
         "lead.seconds(lead.setting_number('lease_seconds'))",
     ),
     "timeouts are not looked for": Mutant(
         "what timed out is recovered", "public.recover_executions", "OR w.timeout_at <= p_current_time", ""
     ),
-    # ---- money -----------------------------------------------------------------------------------------------
+    # ---- money -----------------------------------------------------------------------------------------
     "a cent over the limit": Mutant(
         "no hold passes the limit", "lead.budget_hold", "<= p_limit)", "<= p_limit + 0.01)"
     ),
@@ -143,7 +145,7 @@ MUTANTS = {
     "pruning takes calls of runs under way": Mutant(
         "what has not ended stays", "public.prune_history", "AND o.completed_at IS NULL", "AND false"
     ),
-    # ---- limits ----------------------------------------------------------------------------------------------
+    # ---- limits ----------------------------------------------------------------------------------------
     "one slot too many": Mutant(
         "no more executions at once than allowed",
         "public.reserve_execution_resources",
@@ -168,9 +170,12 @@ MUTANTS = {
         "THEN '-infinity' ELSE clock_timestamp() END",
         "THEN 'infinity' ELSE clock_timestamp() END",
     ),
-    # ---- breakers --------------------------------------------------------------------------------------------
+    # ---- breakers --------------------------------------------------------------------------------------
     "a 429 counts as a failure": Mutant(
-        "429 is neutral", "public.settle_api_call", "'rate_limited', 'client_error', 'cancelled'", "'client_error', 'cancelled'"
+        "429 is neutral",
+        "public.settle_api_call",
+        "'rate_limited', 'client_error', 'cancelled'",
+        "'client_error', 'cancelled'",
     ),
     "a success is forgotten": Mutant(
         "failures are counted in a row",
@@ -179,7 +184,10 @@ MUTANTS = {
         "IF p_ending = 'success' THEN NULL;",
     ),
     "three probes after one": Mutant(
-        "one probe, then two, then four", "lead.breaker_record", "v_breaker.probe_limit * 2", "v_breaker.probe_limit * 3"
+        "one probe, then two, then four",
+        "lead.breaker_record",
+        "v_breaker.probe_limit * 2",
+        "v_breaker.probe_limit * 3",
     ),
     "a neutral probe is lost": Mutant(
         "every ending of a probe is recorded",
@@ -208,27 +216,11 @@ def mutate(db: Database, mutant: Mutant) -> str:
     return definition
 
 
-def steps_until_caught(db: Database, seed: int, examples: int = EXAMPLES) -> int | None:
+def steps_until_caught(db: Database, same_as: int = 0) -> int | None:
     """How many steps the machine takes until it fails; None: it doesn't."""
     tally = Tally()
-
-    def machine() -> ControlPlane:
-        return ControlPlane(db, tally)
-
-    machine._hypothesis_internal_use_seed = seed  # type: ignore[attr-defined]
     try:
-        run_state_machine_as_test(
-            machine,  # type: ignore[arg-type]
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=STEPS,
-                deadline=None,
-                database=None,
-                phases=(Phase.generate,),
-                report_multiple_bugs=False,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        run(db, tally, EXAMPLES, same_as=same_as, shrink=False)
     except Exception:
         return tally.steps
     return None
@@ -243,11 +235,12 @@ def main(wanted: list[str]) -> int:
         with Database(url) as db:
             db.execute("UPDATE lead.setting SET value = 'true' WHERE name = 'scratch_database'")
             prepare(db)
+            assert steps_until_caught(db) is None, "without a mutant nothing was expected to be caught"
             for name, mutant in MUTANTS.items():
                 if wanted and not any(word in name for word in wanted):
                     continue
                 definition = mutate(db, mutant)
-                steps = steps_until_caught(db, 0)
+                steps = steps_until_caught(db)
                 db.execute(definition)
                 missed += steps is None
                 print(f"{'missed' if steps is None else f'{steps:6}'}  {name} ({mutant.promise})", flush=True)

@@ -24,9 +24,7 @@ SHARES = (None, "0", "0.5", "1", "1.25")
 MILLISECOND = timedelta(milliseconds=1)
 HELPLESS = ("budget", "item_cost_limit")
 
-candidate_strategy = st.builds(
-    Candidate, st.sampled_from(PROVIDERS), st.sampled_from(MAXIMA).map(Decimal)
-)
+candidate_strategy = st.builds(Candidate, st.sampled_from(PROVIDERS), st.sampled_from(MAXIMA).map(Decimal))
 
 
 class CallRules(RunRules):
@@ -71,7 +69,9 @@ class CallRules(RunRules):
         assert len(answer["blocked"]) == len(candidates)
         for candidate, (must, may), blocked in zip(candidates, obstacles, answer["blocked"], strict=True):
             assert blocked["provider"] == candidate.provider
-            assert blocked["reason"] in must | may, f"{candidate}: {must or may or 'nothing'} was expected: {answer}"
+            assert blocked["reason"] in must | may, (
+                f"{candidate}: {must or may or 'nothing'} was expected: {answer}"
+            )
             self._check_wait(candidate, blocked)
             self.tally.note(f"refused: {blocked['reason']}")
         waits = [b["wait_ms"] for b in answer["blocked"] if b["wait_ms"] is not None]
@@ -128,13 +128,18 @@ class CallRules(RunRules):
             retry_after_ms=retry_after if outcome == "rate_limited" else None,
         )
         assert answer["cost_usd"] == self.model.settled(call, outcome, cost, asked, self.now)
-        assert answer["breaker_state"] in (breaker.state, "open" if breaker.state == "half_open" else breaker.state)
+        assert answer["breaker_state"] in (
+            breaker.state,
+            "open" if breaker.state == "half_open" else breaker.state,
+        )
         again = self.call("settle_api_call", call_id=call.id, outcome="server_error", cost_usd=9)
         assert again["already_settled"]
         assert again["cost_usd"] == call.cost
         row = self.db.row("SELECT adaptive_limit FROM api_rate_limits WHERE provider = %s", [call.provider])
         assert row is not None
-        assert row["adaptive_limit"] in may_become, f"{outcome} makes {provider.in_force} one of {may_become}: {row}"
+        assert row["adaptive_limit"] in may_become, (
+            f"{outcome} makes {provider.in_force} one of {may_become}: {row}"
+        )
         self.tally.note("limit lowered by a 429", row["adaptive_limit"] < provider.in_force)
         provider.in_force = row["adaptive_limit"]
         self.tally.note(f"answer: {outcome}")
@@ -142,7 +147,7 @@ class CallRules(RunRules):
         if breaker.state != was:
             self.tally.note(f"breaker {was} to {breaker.state}")
 
-    # ---- rules -------------------------------------------------------------------------------------------
+    # ---- rules -----------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.held())
     @step(index=choice, candidates=st.lists(candidate_strategy, min_size=1, max_size=3))
@@ -184,10 +189,12 @@ class CallRules(RunRules):
         assert self.call("release_api_call", call_id=call.id, fence=fence) is False
         self.tally.note("released")
 
-    @precondition(lambda self: [c for c in self.model.calls.values() if not c.open])
+    @precondition(lambda self: any(not c.open for c in self.model.calls.values()))
     @step(index=choice, share=st.sampled_from(SHARES))
     def answer_too_late(self, index: int, share: str | None) -> None:
-        """Whoever was given up for dead brings an answer: its call is resolved already, and nothing changes."""
+        """Whoever was given up for dead brings an answer: its call is resolved already, and nothing
+        changes.
+        """
         call = pick([c for c in self.model.calls.values() if not c.open], index)
         answer = self.call(
             "settle_api_call",
@@ -277,11 +284,15 @@ class CallRules(RunRules):
     @step(
         index=choice,
         provider=st.sampled_from(PROVIDERS),
-        endings=st.lists(st.sampled_from(("ok", "ok", "server_error", "cancelled", None)), min_size=2, max_size=9),
+        endings=st.lists(
+            st.sampled_from(("ok", "ok", "ok", "ok", "server_error", "cancelled", None)),
+            min_size=2,
+            max_size=12,
+        ),
     )
     def probe(self, index: int, provider: str, endings: list[str | None]) -> None:
-        """A provider without money, whose breaker opens at once: each time that it lets probes through, all of them go
-        out, and one answer comes back (None: none yet), perhaps of a probe of before.
+        """A provider without money, whose breaker opens at once: each time that it lets probes through, all
+        of them go out, and one answer comes back (None: none yet), perhaps of a probe of before.
         """
         breaker = self.model.breakers[f"provider:{provider}"]
         if breaker.state == "closed":

@@ -17,17 +17,18 @@ FUNCTION_OF_MODE = {"open": "resume_queue", "paused": "pause_queue", "draining":
 
 
 class OperationRules(CallRules):
-    # ---- time --------------------------------------------------------------------------------------------
+    # ---- time ------------------------------------------------------------------------------------------
 
-    @step(seconds=st.sampled_from((0.5, 3, 6, 12, 31, 61, 301, 1_801, None, None)))
-    def pass_time(self, seconds: float | None) -> None:
-        """None: to the last second of the budget day, or over it. The next day has a budget of its own."""
-        if seconds is None:
+    @step(seconds=st.sampled_from((0.5, 3, 6, 12, 31, 61, 301, 1_801, "eve", "midnight")))
+    def pass_time(self, seconds: float | str) -> None:
+        """To the last second of the budget day, or over it: the next day has a budget of its own."""
+        if isinstance(seconds, str):
             local = self.now.astimezone(self.model.zone)
-            midnight = datetime.combine(local.date() + timedelta(days=1), datetime.min.time(), self.model.zone)
+            tomorrow = local.date() + timedelta(days=1)
+            midnight = datetime.combine(tomorrow, datetime.min.time(), self.model.zone)
             left = midnight.timestamp() - self.now.timestamp()
-            seconds = left - 1 if left > 1 else left
-            self.tally.note("midnight", left <= 1)
+            seconds = left - 1 if seconds == "eve" and left > 1 else left
+            self.tally.note("midnight", self.model.day(self.now + timedelta(seconds=seconds)) == tomorrow)
         self.now += timedelta(seconds=seconds)
 
     @step(index=choice)
@@ -47,19 +48,31 @@ class OperationRules(CallRules):
         if to_come:
             self.now = pick(to_come[:4], index)
 
-    # ---- people ------------------------------------------------------------------------------------------
+    # ---- people ----------------------------------------------------------------------------------------
 
     @step(
         what=st.sampled_from(
-            ("budget", "budget", "concurrency", "tenant", "workflow", "provider", "item", "rate", "mode", "mode", "breaker")
+            (
+                "budget",
+                "budget",
+                "concurrency",
+                "tenant",
+                "workflow",
+                "provider",
+                "item",
+                "rate",
+                "mode",
+                "mode",
+                "breaker",
+            )
         ),
         dollars=st.sampled_from((None, "0.02", "0.09", "0.25", "0.60", "50")),
         number=st.integers(1, 6),
         word=st.sampled_from(("open", "open", "open", "paused", "draining")),
     )
     def change(self, what: str, dollars: str | None, number: int, word: str) -> None:
-        """What a person changes, up or down. A lowered limit grants nothing new; what is held or spent already stays.
-        An item's limit holds for calls at once, for envelopes from the next on.
+        """What a person changes, up or down. A lowered limit grants nothing new; what is held or spent
+        already stays. An item's limit holds for calls at once, for envelopes from the next on.
         """
         model = self.model
         match what:
@@ -114,7 +127,7 @@ class OperationRules(CallRules):
         self.tally.note(f"breaker reset when {was[0]}")
         self.model.reset_breaker(name, self.now)
 
-    # ---- publications ------------------------------------------------------------------------------------
+    # ---- publications ----------------------------------------------------------------------------------
 
     @precondition(lambda self: self.held())
     @step(index=choice, confirm=st.booleans())
@@ -127,7 +140,9 @@ class OperationRules(CallRules):
         )
         known = self.model.pages.setdefault(task.id, (intent["publication_id"], intent["slug"]))
         assert (intent["publication_id"], intent["slug"]) == known, "a task has one page"
-        assert len({slug for _, slug in self.model.pages.values()}) == len(self.model.pages), "an address has one"
+        assert len({slug for _, slug in self.model.pages.values()}) == len(self.model.pages), (
+            "an address has one"
+        )
         assert intent["already_published"] is (task.id in self.model.published)
         if confirm:
             page = {"publication_id": intent["publication_id"], "url": "/a-page/", "content_sha256": "0" * 64}
@@ -136,7 +151,7 @@ class OperationRules(CallRules):
             self.refused(StaleLease, "confirm_publication", **page, **{**lease, "fence": execution.fence - 1})
             self.tally.note("published")
 
-    # ---- questions ---------------------------------------------------------------------------------------
+    # ---- questions -------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.model.tasks)
     @step(index=choice)
@@ -148,7 +163,11 @@ class OperationRules(CallRules):
         assert explained["status"] == task.status
         assert explained["why"] or task.status == "queued", f"why it doesn't run has to be said: {explained}"
         known = self.db.call("get_task", task_id=task.id)
-        assert (known["status"], known["attempts"], known["cost_usd"]) == (task.status, task.attempts, task.cost)
+        assert (known["status"], known["attempts"], known["cost_usd"]) == (
+            task.status,
+            task.attempts,
+            task.cost,
+        )
         given = [{"task_type": task.task_type, "payload": {}, "idempotency_key": "key 1"}] * 3
         estimate = self.call("estimate_tasks", tasks=given)
         assert estimate["tasks"] == ("key 1" not in model.keys)

@@ -61,12 +61,15 @@ class QueueRules(World):
     def submit_a_bulk(self, types: list[str], keys: list[str | None], tenant: str | None) -> None:
         """All or none. A key makes one task, ever: also when that has ended, and when it was pruned."""
         given = list(zip(types, keys, strict=False))
-        tasks = [
+        tasks: list[dict[str, object]] = [
             {"task_type": task_type, "payload": {}, "tenant": tenant, "idempotency_key": key}
             for task_type, key in given
         ]
-        seen = set(self.model.keys)
-        new = [key is None or (key not in seen and not seen.add(key)) for _, key in given]  # type: ignore[func-returns-value]
+        keys_given = [key for _, key in given]
+        new = [
+            key is None or (key not in self.model.keys and key not in keys_given[:place])
+            for place, key in enumerate(keys_given)
+        ]
         if any(n and not self.model.takes(t, tenant) for n, (t, _) in zip(new, given, strict=True)):
             self.refused(TypeDisabled, "submit_tasks", tasks=tasks)
             self.tally.note("submission refused by a draining queue")
@@ -111,7 +114,7 @@ class QueueRules(World):
             task.priority = priority
             self.tally.note("reprioritised")
 
-    # ---- dead letters ------------------------------------------------------------------------------------
+    # ---- dead letters ----------------------------------------------------------------------------------
 
     @precondition(lambda self: self._tasks("dead_letter"))
     @step(index=choice, everything=st.booleans(), discard=st.booleans())
@@ -119,9 +122,9 @@ class QueueRules(World):
         """Replayed with fresh attempts, or given up for good."""
         dead = self._tasks("dead_letter")
         chosen = pick(dead, index)
-        if everything:
-            meant, wanted = dead, {"all": True}
-        else:
+        wanted: dict[str, object] = {"all": True}
+        meant = dead
+        if not everything:
             meant = [t for t in dead if t.died_of == chosen.died_of and t.tenant == chosen.tenant]
             wanted = {"error_class": chosen.died_of, "tenant": chosen.tenant}
         function, word = (
@@ -140,14 +143,14 @@ class QueueRules(World):
             self.model.replayed(meant, self.now)
         self.tally.note(word, len(meant))
 
-    # ---- retention ---------------------------------------------------------------------------------------
+    # ---- retention -------------------------------------------------------------------------------------
 
     @step(days=st.sampled_from((0, 0, 3)))
     def prune(self, days: int) -> None:
         """What ended more than a day ago goes; whatever lives stays, and so do keys."""
         self.now += timedelta(days=days)
-        for _ in range(20):
-            answer = self.call("prune_history", keep=KEEP, limit=7)
+        for _ in range(60):
+            answer = self.call("prune_history", keep=KEEP, limit=30)
             if not answer["more"]:
                 break
         assert not answer["more"], "pruning a few rows was expected to come to an end"

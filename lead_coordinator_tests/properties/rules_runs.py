@@ -31,7 +31,7 @@ class RunRules(World):
         """Each task that a run works on."""
         return [(e, t) for e in self.model.running() for t in self.model.held_by(e)]
 
-    # ---- deciding ----------------------------------------------------------------------------------------
+    # ---- deciding --------------------------------------------------------------------------------------
 
     @step(most=st.integers(1, 4), worker=st.sampled_from(("tick", "tick", "other")))
     def decide(self, most: int, worker: str) -> None:
@@ -50,11 +50,14 @@ class RunRules(World):
         priorities = {t["workflow_type"]: t["priority"] for t in answer["scheduled_tasks"]["tasks"]}
         expected = model.must_start(most, priorities, self.now)
         made = self.db.rows(
-            "SELECT execution_id, task_ids FROM workflow_orchestration WHERE parent_execution_id = %s ORDER BY id",
+            "SELECT execution_id, task_ids FROM workflow_orchestration"
+            " WHERE parent_execution_id = %s ORDER BY id",
             [answer["execution_id"]],
         )
         assert answer["workflows_dispatched"] == len(made)
-        assert made or expected is None, f"nothing is in the way of {expected}: {answer.get('reason')} {answer}"
+        assert made or expected is None, (
+            f"nothing is in the way of {expected}: {answer.get('reason')} {answer}"
+        )
         plan = (answer.get("execution_plan") or {}).get("workflows_to_execute", [])
         # Numbered in the order in which the slots were given.
         plan.sort(key=lambda w: int(w["execution_id"].rpartition("-")[2]))
@@ -103,7 +106,8 @@ class RunRules(World):
         }
         created = self.call("create_execution_records", execution_plan=plan, worker_id="outsider")
         rows = self.db.rows(
-            "SELECT execution_id, task_ids FROM workflow_orchestration WHERE execution_id = ANY(%s)", [list(reserved)]
+            "SELECT execution_id, task_ids FROM workflow_orchestration WHERE execution_id = ANY(%s)",
+            [list(reserved)],
         )
         claimed: dict[str, list[int]] = defaultdict(list, {r["execution_id"]: r["task_ids"] for r in rows})
         for execution_id in sorted(reserved):
@@ -117,7 +121,8 @@ class RunRules(World):
         """An outsider's row: reserved with its tasks, refused with a reason, or waiting for room."""
         execution_id, workflow_type = self.fresh("outsider"), pick(list(POLICIES), index)
         self.db.execute(
-            "INSERT INTO workflow_orchestration (execution_id, workflow_type, worker_id, batch_size, created_at)"
+            "INSERT INTO workflow_orchestration"
+            " (execution_id, workflow_type, worker_id, batch_size, created_at)"
             " VALUES (%s, %s, 'outsider', %s, %s)",
             [execution_id, workflow_type, batch, self.now],
         )
@@ -153,7 +158,11 @@ class RunRules(World):
         self.tally.note("stranger refused", len(refused))
         self.tally.note("stranger waits", len(waiting))
 
-    @step(state=st.sampled_from((*STATES, None)), worker=st.sampled_from(("tick", "other")), release=st.booleans())
+    @step(
+        state=st.sampled_from((*STATES, None)),
+        worker=st.sampled_from(("tick", "other")),
+        release=st.booleans(),
+    )
     def take_the_coordinator(self, state: str | None, worker: str, release: bool) -> None:
         """A state by hand, where there is a way to it; or the lease of whoever decides."""
         if state is not None:
@@ -179,13 +188,13 @@ class RunRules(World):
             assert answer["fence"] > model.fence
             model.fence = answer["fence"]
 
-    # ---- launching ---------------------------------------------------------------------------------------
+    # ---- launching -------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.model.pending())
     @step(index=choice, launch=st.sampled_from(("at once", "at once", "again", "again, late")))
     def start(self, index: int, launch: str) -> None:
-        """The outbox offers what is reserved; a run that it launches takes the lease, once. A launch that came to
-        nothing gets the next number, or is the end of it.
+        """The outbox offers what is reserved; a run that it launches takes the lease, once. A launch that
+        came to nothing gets the next number, or is the end of it.
         """
         execution = pick(self.model.pending(), index)
         if launch == "at once":
@@ -206,7 +215,9 @@ class RunRules(World):
 
     def start_one(self, execution: Execution) -> None:
         offered = {row["execution_id"]: row for row in self.call_rows("launchable_executions", limit=100)}
-        assert offered.keys() == {e.id for e in self.model.pending()}, "what is reserved is offered, and no more"
+        assert offered.keys() == {e.id for e in self.model.pending()}, (
+            "what is reserved is offered, and no more"
+        )
         launch = execution.launch
         assert offered[execution.id]["launch_number"] == launch
         for other in (launch - 1, launch + 1):
@@ -214,9 +225,7 @@ class RunRules(World):
                 StaleLease, "start_execution", execution_id=execution.id, launch_number=other, run_id="late"
             )
         run_id = self.fresh("run")
-        answer = self.call(
-            "start_execution", execution_id=execution.id, launch_number=launch, run_id=run_id
-        )
+        answer = self.call("start_execution", execution_id=execution.id, launch_number=launch, run_id=run_id)
         assert sorted(t["task_id"] for t in answer["tasks"]) == sorted(execution.task_ids)
         for task in answer["tasks"]:
             assert task["attempt"] == self.model.tasks[task["task_id"]].attempts + 1
@@ -226,7 +235,7 @@ class RunRules(World):
         )
         self.tally.note("started")
 
-    # ---- leases ------------------------------------------------------------------------------------------
+    # ---- leases ----------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.model.running())
     @step(index=choice)
@@ -266,7 +275,10 @@ class RunRules(World):
         self.tally.note("reservation expired", reservations - len(self.model.reservations))
 
     @precondition(lambda self: self.model.running())
-    @step(index=choice, how=st.sampled_from(("silent", "silent", "timed out", "reported", "reported by another")))
+    @step(
+        index=choice,
+        how=st.sampled_from(("silent", "silent", "timed out", "reported", "reported by another")),
+    )
     def lose_a_run(self, index: int, how: str) -> None:
         """A run dies: by its silence, by its timeout, or because somebody knows."""
         execution = pick(self.model.running(), index)
@@ -301,7 +313,9 @@ class RunRules(World):
     @precondition(lambda self: self.model.executions)
     @step(index=choice)
     def call_off(self, index: int) -> None:
-        """A person calls an execution off: one that waits ends at once, one that runs is told with its next beat."""
+        """A person calls an execution off: one that waits ends at once, one that runs is told with its next
+        beat.
+        """
         execution = pick(list(self.model.executions.values()), index)
         was = execution.status
         answer = self.call("cancel_execution", execution_id=execution.id, reason="not today", actor="alice")
@@ -316,7 +330,7 @@ class RunRules(World):
             assert answer["returned"] == back
         self.tally.note(f"called off while {was}")
 
-    # ---- working -----------------------------------------------------------------------------------------
+    # ---- working ---------------------------------------------------------------------------------------
 
     def complete_one(self, execution: Execution, task: Task) -> None:
         """Said twice, it is done once."""
@@ -359,7 +373,9 @@ class RunRules(World):
         assert (answer["status"], answer["attempts"]) == (status, task.attempts)
         if status == "deferred":
             assert retry_at is not None
-            assert self.now + least <= retry_at <= self.now + most, f"{least} to {most} were expected: {answer}"
+            assert self.now + least <= retry_at <= self.now + most, (
+                f"{least} to {most} were expected: {answer}"
+            )
         self.tally.note(f"{error_class}: {status}")
         return status
 
@@ -388,14 +404,25 @@ class RunRules(World):
             "finish_execution", execution_id=execution.id, fence=execution.fence, status=status
         )
         back, _ = self.model.end(execution, status, self.now)
-        assert (answer["status"], answer["returned"], answer["completed"]) == (status, back, execution.completed)
+        assert (answer["status"], answer["returned"], answer["completed"]) == (
+            status,
+            back,
+            execution.completed,
+        )
         assert answer["actual_cost"] == execution.actual
-        assert (answer["calls_released"], answer["calls_settled"]) == (calls.count("reserved"), calls.count("sent"))
+        assert (answer["calls_released"], answer["calls_settled"]) == (
+            calls.count("reserved"),
+            calls.count("sent"),
+        )
         self.tally.note(f"finished as {status}")
         self.tally.note("unanswered call paid", calls.count("sent"))
 
     @precondition(lambda self: self.model.pending() or self.held())
-    @step(index=choice, error_class=st.sampled_from((None, None, "task_error")), status=st.sampled_from(("completed", "failed")))
+    @step(
+        index=choice,
+        error_class=st.sampled_from((None, None, "task_error")),
+        status=st.sampled_from(("completed", "failed")),
+    )
     def work_off(self, index: int, error_class: str | None, status: str) -> None:
         """A whole run: started if it wasn't, each of its tasks ended the same way, and finished."""
         waiting = self.model.pending()
@@ -431,7 +458,7 @@ class RunRules(World):
             if status == "dead_letter":
                 return
 
-    # ---- workers of one's own ----------------------------------------------------------------------------
+    # ---- workers of one's own --------------------------------------------------------------------------
 
     @step(task_type=st.sampled_from(TASK_TYPES), limit=st.integers(1, 5), lease=st.sampled_from((5, 60, 900)))
     def claim(self, task_type: str, limit: int, lease: int) -> None:
@@ -483,7 +510,7 @@ class RunRules(World):
             self.model.end(execution, "completed", self.now)
         self.tally.note("completed in bulk", expected)
 
-    # ---- who was given up for dead -----------------------------------------------------------------------
+    # ---- who was given up for dead ---------------------------------------------------------------------
 
     @precondition(lambda self: self.model.executions)
     @step(index=choice, task=choice)
@@ -523,7 +550,12 @@ class RunRules(World):
             task_id = pick(strangers, other).id
             self.refused(StaleLease, "complete_task", task_id=task_id, **arguments)
             self.refused(
-                StaleLease, "fail_task", task_id=task_id, error_class="task_error", error_message="x", **arguments
+                StaleLease,
+                "fail_task",
+                task_id=task_id,
+                error_class="task_error",
+                error_message="x",
+                **arguments,
             )
         self.refused(NotFound, "complete_task", task_id=999_999, **arguments)
         self.refused(NotFound, "heartbeat_execution", execution_id="nobody's", fence=1)

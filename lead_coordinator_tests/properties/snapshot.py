@@ -1,7 +1,8 @@
 """What is in the database at one moment, and in what it differs from the model.
 
-One round trip: the queries go out together. What the model knows is compared value by value; what only the database
-has (the ready list, the depth log, the history of states) is compared by SQL with what it has to equal.
+One round trip: the queries go out together. What the model knows is compared value by value; what only the
+database has (the ready list, the depth log, the history of states) is compared by SQL with what it has to
+equal.
 """
 
 from __future__ import annotations
@@ -18,33 +19,38 @@ Rows = list[tuple[Any, ...]]
 
 QUERIES = {
     "tasks": """
-        SELECT t.id, t.status, t.attempts, t.stalls, t.deferrals, t.execution_id, t.deferred_until, t.queued_at,
-            t.priority_base, t.cost_usd
+        SELECT t.id, t.status, t.attempts, t.stalls, t.deferrals, t.execution_id, t.deferred_until,
+            t.queued_at, t.priority_base, t.cost_usd
         FROM lead.task AS t""",
     "outcomes": """
         SELECT a.task_id, a.outcome, count(*) FROM lead.task_attempt AS a GROUP BY a.task_id, a.outcome""",
     "letters": """
-        SELECT d.task_id, d.error_class, d.times_replayed FROM lead.dead_letter AS d WHERE d.resolution IS NULL""",
+        SELECT d.task_id, d.error_class, d.times_replayed
+        FROM lead.dead_letter AS d WHERE d.resolution IS NULL""",
     "executions": """
-        SELECT w.execution_id, w.status, w.budget_day, w.envelope_usd, w.calls_held_usd, w.actual_cost, w.fence,
-            w.launch_number, w.lease_expires_at, w.timeout_at, w.tasks_completed, w.tasks_failed,
+        SELECT w.execution_id, w.status, w.budget_day, w.envelope_usd, w.calls_held_usd, w.actual_cost,
+            w.fence, w.launch_number, w.lease_expires_at, w.timeout_at, w.tasks_completed, w.tasks_failed,
             w.task_ids, w.is_external, s.state
         FROM public.workflow_orchestration AS w
         LEFT JOIN LATERAL (
-            SELECT s.state FROM public.workflow_states AS s WHERE s.execution_id = w.execution_id ORDER BY s.id DESC LIMIT 1
+            SELECT s.state FROM public.workflow_states AS s
+            WHERE s.execution_id = w.execution_id ORDER BY s.id DESC LIMIT 1
         ) AS s ON true
         WHERE w.reserved_at IS NOT NULL""",
     "calls": """
-        SELECT c.id, c.execution_id, c.task_id, c.provider, c.tenant, c.status, c.budget_day, c.max_cost_usd, c.cost_usd
+        SELECT c.id, c.execution_id, c.task_id, c.provider, c.tenant, c.status, c.budget_day, c.max_cost_usd,
+            c.cost_usd
         FROM lead.api_call AS c""",
     "accounts": """
         SELECT a.budget_day, a.scope, a.scope_key, a.held_usd, a.spent_usd FROM lead.budget_account AS a
         WHERE a.held_usd <> 0 OR a.spent_usd <> 0""",
     "breakers": """
-        SELECT b.name, b.state, b.consecutive_failures, b.retry_at, b.probe_limit, b.probes_started, b.probes_succeeded
+        SELECT b.name, b.state, b.consecutive_failures, b.retry_at, b.probe_limit, b.probes_started,
+            b.probes_succeeded
         FROM lead.circuit_breaker AS b""",
     "providers": """
-        SELECT r.provider, r.requests_per_minute, r.adaptive_limit, r.blocked_until FROM public.api_rate_limits AS r""",
+        SELECT r.provider, r.requests_per_minute, r.adaptive_limit, r.blocked_until
+        FROM public.api_rate_limits AS r""",
     "reservations": """
         SELECT r.execution_id, r.plan_id, r.workflow_type, r.budget_day, r.amount_usd
         FROM lead.plan_reservation AS r""",
@@ -71,7 +77,9 @@ QUERIES = {
         UNION ALL
         SELECT 'due list', coalesce(d.task_id, t.id)::text, coalesce(t.status, 'no task')
         FROM lead.due AS d
-        FULL JOIN (SELECT * FROM lead.task AS q WHERE q.status = 'deferred' AND q.deferred_until IS NOT NULL) AS t
+        FULL JOIN (
+            SELECT * FROM lead.task AS q WHERE q.status = 'deferred' AND q.deferred_until IS NOT NULL
+        ) AS t
             ON t.id = d.task_id AND t.deferred_until = d.due_at
         WHERE d.task_id IS NULL OR t.id IS NULL
         UNION ALL
@@ -110,7 +118,9 @@ def take(connection: psycopg.Connection[DictRow]) -> dict[str, Rows]:
 def differences(model: Model, rows: dict[str, Rows], now: datetime) -> list[str]:
     """Each place in which the database isn't as the model says, as a line."""
     found = [f"{what}: {where} {which}" for what, where, which in rows["wrong"]]
-    found += _compare("task", {t.id: _task(t) for t in model.tasks.values()}, {r[0]: r[1:] for r in rows["tasks"]})
+    found += _compare(
+        "task", {t.id: _task(t) for t in model.tasks.values()}, {r[0]: r[1:] for r in rows["tasks"]}
+    )
     found += _compare(
         "outcomes of task",
         {(t.id, o): (n,) for t in model.tasks.values() for o, n in t.outcomes.items()},
@@ -126,7 +136,9 @@ def differences(model: Model, rows: dict[str, Rows], now: datetime) -> list[str]
         {e.id: _execution(model, e) for e in model.executions.values()},
         {r[0]: (*r[1:12], sorted(r[12]), *r[13:]) for r in rows["executions"]},
     )
-    found += _compare("call", {c.id: _call(c) for c in model.calls.values()}, {r[0]: r[1:] for r in rows["calls"]})
+    found += _compare(
+        "call", {c.id: _call(c) for c in model.calls.values()}, {r[0]: r[1:] for r in rows["calls"]}
+    )
     found += _compare("account", dict(model.ledger.used()), {r[:3]: r[3:] for r in rows["accounts"]})
     found += _compare(
         "breaker",
@@ -140,9 +152,7 @@ def differences(model: Model, rows: dict[str, Rows], now: datetime) -> list[str]
     )
     found += _compare(
         "reservation",
-        {
-            i: (r.plan_id, r.workflow_type, r.day, r.amount) for i, r in model.reservations.items()
-        },
+        {i: (r.plan_id, r.workflow_type, r.day, r.amount) for i, r in model.reservations.items()},
         {r[0]: r[1:] for r in rows["reservations"]},
     )
     found += _compare("history of", dict(model.history), {r[0]: r[1:] for r in rows["history"]})

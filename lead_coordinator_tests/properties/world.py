@@ -1,8 +1,8 @@
 """The database and the model side by side, at one virtual time: what every rule of the machine works with.
 
-An example is one transaction, rolled back at its end; a call that is to be refused is a savepoint, so that it undoes
-only itself. Sequences, which a rollback leaves alone, are set back at the beginning: the same steps get the same ids,
-and with them the same jitter.
+An example is one transaction, rolled back at its end; a call that is to be refused is a savepoint, so that
+it undoes only itself. Sequences, which a rollback leaves alone, are set back at the beginning: the same
+steps get the same ids, and with them the same jitter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 from hypothesis import strategies as st
@@ -53,7 +53,7 @@ def step(**arguments: st.SearchStrategy[Any]) -> Callable[[Step], Step]:
             self.tally.step(function.__name__)
             function(self, **drawn)
 
-        decorated: Step = rule(**arguments)(counted)
+        decorated: Step = cast("Any", rule)(**arguments)(counted)
         return decorated
 
     return wrap
@@ -93,7 +93,7 @@ class World(RuleBasedStateMachine):
     def teardown(self) -> None:
         self._example.close()
 
-    # ---- calling -----------------------------------------------------------------------------------------
+    # ---- calling ---------------------------------------------------------------------------------------
 
     def call(self, function: str, **params: Any) -> Any:
         """What the function answers at this time."""
@@ -118,7 +118,7 @@ class World(RuleBasedStateMachine):
     def change_columns(self, workflow_type: str, **changes: object) -> None:
         self.db.call("change_policy", workflow_type=workflow_type, changes=changes)
 
-    # ---- both sides at once ------------------------------------------------------------------------------
+    # ---- both sides at once ----------------------------------------------------------------------------
 
     def limit_tenant(self, tenant: str, limit: str | None) -> None:
         self.db.execute("UPDATE lead.tenant SET daily_cost_limit_usd = %s WHERE tenant = %s", [limit, tenant])

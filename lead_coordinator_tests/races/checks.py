@@ -332,7 +332,9 @@ def the_race_was_one(race: Evidence) -> Wrong:
         "the platform worked a twentieth of the tasks": figures["completed by"].get("platform", 0)
         >= race.scenario.tasks / 20,
         "all slots were in use": any(entry["active"] == MAX_CONCURRENT for entry in race.said("sample")),
-        "a breaker opened": race.db.row("SELECT 1 FROM lead.circuit_breaker WHERE times_opened > 0"),
+        "a breaker opened": race.db.row(
+            "SELECT 1 FROM lead.circuit_breaker WHERE name = 'provider:openai' AND times_opened > 0"
+        ),
         "a frozen client met its stale lease": {entry.who for entry in race.said("freezes")}
         & {entry.who for entry in race.said("refused")},
         "a minute was full and the next one began": any(

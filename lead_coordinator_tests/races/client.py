@@ -68,6 +68,7 @@ class Client:
     def __init__(self, url: str, folder: Path, scenario: Scenario, name: str) -> None:
         self.name = name
         self.scenario = scenario
+        self.folder = folder
         self.journal = Journal(folder, name)
         self.db = AsyncDatabase(url, application_name=f"race {name}")
         self.dice = random.Random(f"{scenario.seed} {name}")
@@ -79,8 +80,9 @@ class Client:
 
     async def run(self) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stopping.set)
+        race = os.getppid()
         async with self.db:
-            while not self.stopping.is_set():
+            while not self.stopping.is_set() and os.getppid() == race:  # no client outlives its race
                 try:
                     await self.one_round()
                 except StaleLease as stale:
@@ -270,7 +272,7 @@ class Client:
 
     def answer(self, grant: Grant, most: Decimal) -> tuple[Outcome, Decimal | None, dict[str, Any]]:
         """What the provider says, what it bills in US dollars (None: unknown), and what else it tells."""
-        if self.scenario.is_down(grant.provider, grant.call_id):
+        if self.scenario.is_down(grant.provider, grant.call_id, self.folder):
             return "server_error", Decimal(0), {"http_status": 503}
         thrown = self.dice.random()
         if thrown < 0.02:

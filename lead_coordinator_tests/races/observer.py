@@ -4,6 +4,7 @@ counts slots. It is also the operator who raises a limit once it has been seen t
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from psycopg import IsolationLevel
 
 from lead_coordinator.database.connection import Database
 from lead_coordinator_tests.races.journal import Journal
-from lead_coordinator_tests.races.scenario import MAX_CONCURRENT, Limit, Scenario, set_limit
+from lead_coordinator_tests.races.scenario import MAX_CONCURRENT, OUTAGE_OVER, Limit, Scenario, set_limit
 
 BETWEEN_SAMPLES_SECONDS = 0.1
 BOUND_SAMPLES = 15
@@ -147,9 +148,10 @@ def wrong_executions(rows: list[Row]) -> list[str]:
 class Observer:
     """`wrong` is only counted up: a violation that lasts is noted once a sentence."""
 
-    def __init__(self, db: Database, journal: Journal, scenario: Scenario) -> None:
+    def __init__(self, db: Database, folder: Path, scenario: Scenario) -> None:
         self.db = db
-        self.journal = journal
+        self.folder = folder
+        self.journal = Journal(folder, "observer")
         self.bound: Counter[Limit] = Counter()
         self.open_limits = list(scenario.limits)
         self.samples = 0
@@ -167,7 +169,12 @@ class Observer:
                     "SELECT coalesce(sum(tasks), 0)::integer AS tasks FROM lead.queue_depth_delta"
                     " WHERE status = 'completed'"
                 )
+                opened = self.db.row(
+                    "SELECT 1 FROM lead.circuit_breaker WHERE name = 'provider:openai' AND times_opened > 0"
+                )
             connection.isolation_level = None
+        if opened is not None:
+            (self.folder / OUTAGE_OVER).touch()
         assert slots is not None
         assert done is not None
         self.samples += 1
@@ -204,7 +211,8 @@ def observe(url: str, folder: Path, scenario: Scenario) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     with Database(url, application_name="race observer") as db:
-        observer = Observer(db, Journal(folder, "observer"), scenario)
-        while not stopping:
+        observer = Observer(db, folder, scenario)
+        race = os.getppid()
+        while not stopping and os.getppid() == race:
             observer.sample()
             time.sleep(BETWEEN_SAMPLES_SECONDS)

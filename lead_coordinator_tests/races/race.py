@@ -30,6 +30,7 @@ def run(url: str, folder: Path, scenario: Scenario) -> None:
     """Runs the race on a freshly deployed scratch database; what happened is in the journals of `folder`."""
     with Database(url, application_name="race setup") as db:
         prepare(db, scenario)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(f"ended by signal {number}"))
     race = _Race(url, folder, scenario)
     try:
         race.run()
@@ -58,7 +59,7 @@ class _Race:
         deadline = time.monotonic() + self.scenario.patience_seconds
         next_kill = time.monotonic() + self._interval()
         while self._completed() < self.scenario.tasks:
-            if time.monotonic() > deadline:
+            if self._observer_is_gone() or time.monotonic() > deadline:
                 self.journal.note("unfinished", completed=self._completed())
                 return
             self._replace_the_dead()
@@ -82,7 +83,7 @@ class _Race:
             self.journal.note("stuck", who=self.names[process])
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
-        os.kill(self.observer, signal.SIGTERM)
+        os.kill(self.observer, signal.SIGTERM)  # where it is gone already, its body waits for us
         _, status = os.waitpid(self.observer, 0)
         self.journal.note("ended", observer=os.waitstatus_to_exitcode(status))
 
@@ -109,6 +110,10 @@ class _Race:
         finally:
             sys.stderr.flush()
             os._exit(code)
+
+    def _observer_is_gone(self) -> bool:
+        """It is left to be waited for."""
+        return os.waitid(os.P_PID, self.observer, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _replace_the_dead(self) -> None:
         for process in self._the_dead():

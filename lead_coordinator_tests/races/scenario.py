@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from lead_coordinator.database.connection import Database
@@ -30,6 +31,7 @@ LEASE_SECONDS = 5
 GRANT_SECONDS = 2
 MARGIN_MS = 1000
 CHUNK = 250
+OUTAGE_OVER = "outage_over"
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,10 @@ class Scenario:
             Limit("total", "all", ITEM_COST_LIMIT * MAX_BATCH * 5, Decimal(100), ITEM_COST_LIMIT),
         )
 
-    def is_down(self, provider: str, call_id: int) -> bool:
-        """One provider fails every call for a while, so that its breaker opens and probes."""
-        since = call_id - self.calls_a_minute * 2 // 5
-        return provider == "openai" and 0 <= since < self.calls_a_minute // 6
+    def is_down(self, provider: str, call_id: int, folder: Path) -> bool:
+        """From a certain call on one provider fails, until the observer has seen its breaker open."""
+        begun = provider == "openai" and call_id >= self.calls_a_minute * 2 // 5
+        return begun and not (folder / OUTAGE_OVER).exists()
 
     def task(self, number: int) -> dict[str, Any]:
         """Task `number` as `submit_tasks` takes it; the same for every caller. Paid ones come first."""

@@ -89,7 +89,12 @@ def never_asked_for(entries: list[Entry]) -> list[Entry]:
 
 def never_heard_of(entries: list[Entry]) -> list[Entry]:
     """The acknowledgements of a client that was alive at the end are gone."""
-    alive = next(entry["who"] for entry in entries if entry.did == "over" and entry["code"] == 0)
+    finished = {entry.who for entry in entries if entry.did == "completed"}
+    alive = next(
+        entry["who"]
+        for entry in entries
+        if entry.did == "over" and entry["code"] == 0 and entry["who"] in finished
+    )
     return [entry for entry in entries if not (entry.who == alive and entry.did == "completed")]
 
 
