@@ -128,9 +128,23 @@ class ControlPlane(OperationRules, QueueRules):
         if self.model.takes(task_type, tenant):
             self.submit_one(task_type, tenant=tenant)
         self.set_mode(mode, whose)
+        self.try_to_submit(task_type, tenant)
         self.claim_one(task_type, 3, 60)
         self.decide_now(3, "tick")
         self.set_mode("open", whose)
+
+    @step(task_type=st.sampled_from(TASK_TYPES), later=st.sampled_from((None, None, 90)))
+    def depend_on_two(self, task_type: str, later: int | None) -> None:
+        """A task waits for two others: it is free when both have completed, and not before its own time."""
+        if not self.model.takes(task_type, None):
+            return
+        needed = [self.submit_one(task_type, priority=100) for _ in range(2)]
+        waits_until = None if later is None else self.now + timedelta(seconds=later)
+        self.submit_one(task_type, dependencies=needed, not_before=waits_until)
+        execution = self.claim_one(task_type, 50, 60)
+        for task in [] if execution is None else self.model.held_by(execution):
+            if execution is not None and task.id in needed:
+                self.complete_one(execution, task)
 
     @step(
         task_type=st.sampled_from(TASK_TYPES),
@@ -157,9 +171,10 @@ class ControlPlane(OperationRules, QueueRules):
         status=st.sampled_from(("failed", "failed", "cancelled")),
     )
     def runs_fail(self, task_type: str, times: int, status: str) -> None:
-        """Whole runs in a row: five that fail open their pipeline's breaker, those that were called off
-        never do.
-        """
+        """Whole runs in a row: five that fail open their pipeline's breaker, those called off never do."""
+        self.fail_runs(task_type, times, status)
+
+    def fail_runs(self, task_type: str, times: int, status: str) -> None:
         for _ in range(times):
             if not self.model.takes(task_type, None):
                 return

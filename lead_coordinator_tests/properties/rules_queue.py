@@ -36,9 +36,7 @@ class QueueRules(World):
         needed: list[int],
     ) -> None:
         """One task; some are put off, some depend on others."""
-        if not self.model.takes(task_type, tenant):
-            self.refused(TypeDisabled, "submit_task", task_type=task_type, payload={}, tenant=tenant)
-            self.tally.note("submission refused by a draining queue")
+        if not self.try_to_submit(task_type, tenant):
             return
         known = list(self.model.tasks)
         task_id = self.submit_one(
@@ -52,6 +50,14 @@ class QueueRules(World):
         self.tally.note(f"submitted as {self.model.tasks[task_id].status}")
         if self.model.tasks[task_id].unmet:
             self.tally.note("submitted with something to wait for")
+
+    def try_to_submit(self, task_type: str, tenant: str | None) -> bool:
+        """Whether a task of these would be taken; one that wouldn't is refused."""
+        if self.model.takes(task_type, tenant):
+            return True
+        self.refused(TypeDisabled, "submit_task", task_type=task_type, payload={}, tenant=tenant)
+        self.tally.note("submission refused by a draining queue")
+        return False
 
     @step(
         types=st.lists(st.sampled_from(TASK_TYPES), min_size=1, max_size=4),
