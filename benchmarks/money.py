@@ -2,46 +2,51 @@
 
     python -m benchmarks.money [--connections 16] [--seconds 10] [--rounds 3]
 
-Each connection is a process of its own with an execution of its own that holds a thousand tasks, and makes
-one call after the other; all calls go to one provider, so that all want the same account rows, and the rate
-limit is so high (60,000 a minute) that only the ledger binds. The executions are claimed by workers of their
-own, which hold every call's maximum in three accounts: the provider's, the day's total and the workflow's.
+Each connection belongs to a process of its own, has an execution of its own that holds a thousand tasks, and
+makes one call after the other; all calls go to one provider, so that all want the same account rows, and the
+rate limit is so high (60,000 a minute) that only the ledger binds. The executions are claimed by workers of
+their own, which hold money in three accounts: the provider's, the day's total and the workflow's.
 
 `settled`   a whole call: `begin_api_call`, `mark_api_call_sent`, `settle_api_call`; three transactions
 `released`  a call that isn't made after all: `begin_api_call`, `release_api_call`; two transactions
 `exhausted` as `settled`, with a daily budget that ends half-way: nobody may pass it, and less than what one
             call may cost is left
 
-After each round the ledger is read: what each account holds and has spent is what the rows of the calls and
-executions say, and never more than the limit.
+The first two are made by pgbench, which takes little of the processors that it shares with the server, with
+the statements that `lead_coordinator/database/calls.py` sends; the last by Python processes, which read each
+answer. After each round the ledger is read: what each account holds and has spent is what the rows of the
+calls and executions say, and never more than the limit.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import multiprocessing
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import cycle
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 from statistics import median
 from threading import BrokenBarrierError
 
 from psycopg.types.json import Jsonb
 
-from benchmarks.load import fill_control_plane
 from benchmarks.server import create_database, deploy_control_plane, drop_database, embedded_server
 from lead_coordinator.cli.demo_report import percentile
 from lead_coordinator.database.connection import Database, connect
 from lead_coordinator.database.embedded import EmbeddedServer
+from lead_coordinator.database.postgres import binaries
 
 CONNECTIONS = 16
 SECONDS = 10.0
@@ -64,12 +69,25 @@ PLENTY = Decimal(1_000_000)
 # A thousand a second for ever, and more for a round: it never binds.
 REQUESTS_PER_MINUTE = 60_000
 CANDIDATES = [{"provider": "gemini", "model": "gemini-2.5-flash-lite", "max_cost_usd": MAXIMUM}]
+USAGE = {"input_tokens": 900, "output_tokens": 500}
 
 CLAIM = "SELECT execution_id, fence, task_id FROM claim_tasks(%s, %s, %s, 86400)"
-BEGIN = "SELECT begin_api_call(%s, %s, %s, 'draft', %s) AS answer"
+# As lead_coordinator/database/calls.py sends them: only what is sent must be on the disk before it is sent.
+NOT_FLUSHED = ", set_config('synchronous_commit', 'off', true)"
+BEGIN = f"SELECT begin_api_call(%s, %s, %s, 'draft', %s) AS answer{NOT_FLUSHED}"
 SENT = "SELECT mark_api_call_sent(%s, %s) AS answer"
-SETTLE = "SELECT settle_api_call(%s, 'ok', %s)"
-RELEASE = "SELECT release_api_call(%s, %s)"
+SETTLE = f"SELECT settle_api_call(%s, 'ok', %s, %s, 200){NOT_FLUSHED}"
+# The same for pgbench, one after the other; its own values are the numbers.
+SCRIPT_BEGIN = f"""\\set task {{first}} + random(0, {TASKS_EACH - 1})
+SELECT begin_api_call('{{execution_id}}', {{fence}}, :task, 'draft', '{{candidates}}') ->> 'call_id' AS call
+    {NOT_FLUSHED} \\gset
+"""
+SCRIPTS = {
+    "settled": f"""{SCRIPT_BEGIN}SELECT mark_api_call_sent(:call, {{fence}});
+SELECT settle_api_call(:call, 'ok', {COST}, '{{usage}}', 200){NOT_FLUSHED};
+""",
+    "released": f"{SCRIPT_BEGIN}SELECT release_api_call(:call, {{fence}}){NOT_FLUSHED};\n",
+}
 # What each account says, and what the rows of calls and executions say that it should. A provider's account
 # holds open calls; the day's and the workflow's hold what each running execution has taken for itself, and
 # book it at its end.
@@ -120,24 +138,22 @@ class Round:
         return found
 
 
-def work(
-    url: str, number: int, mode: str, until_seconds: float, start: Barrier, answers: Queue[Worked]
-) -> None:
+def work(url: str, number: int, start: Barrier, answers: Queue[Worked]) -> None:
     """A process. Whatever ends it, it answers: the others wait for it."""
     try:
-        answers.put(make_calls(url, number, mode, until_seconds, start))
+        answers.put(make_calls(url, number, start))
     except Exception as error:
         start.abort()
         answers.put(Worked(number, (), f"{type(error).__name__}: {error}"))
 
 
-def make_calls(url: str, number: int, mode: str, until_seconds: float, start: Barrier) -> Worked:
-    """Claims its tasks, waits for the others, makes calls until the time or the budget is up."""
+def make_calls(url: str, number: int, start: Barrier) -> Worked:
+    """Claims its tasks, waits for the others, makes calls until the budget is up."""
     with connect(url) as connection:
         rows = connection.execute(CLAIM, [f"worker-{number}", TASK_TYPE, TASKS_EACH]).fetchall()
         execution_id, fence = rows[0]["execution_id"], rows[0]["fence"]
         task_ids = cycle(row["task_id"] for row in rows)
-        candidates = Jsonb(CANDIDATES)
+        candidates, usage = Jsonb(CANDIDATES), Jsonb(USAGE)
 
         def one_call() -> str | None:
             """None, or why it was refused."""
@@ -146,11 +162,8 @@ def make_calls(url: str, number: int, mode: str, until_seconds: float, start: Ba
             if not row["answer"]["granted"]:
                 return str(row["answer"]["reason"])
             call_id = row["answer"]["call_id"]
-            if mode == "released":
-                connection.execute(RELEASE, [call_id, fence])
-            else:
-                connection.execute(SENT, [call_id, fence])
-                connection.execute(SETTLE, [call_id, COST])
+            connection.execute(SENT, [call_id, fence])
+            connection.execute(SETTLE, [call_id, COST, usage])
             return None
 
         for _ in range(WARM_UP_CALLS):
@@ -159,8 +172,7 @@ def make_calls(url: str, number: int, mode: str, until_seconds: float, start: Ba
         taken: list[float] = []
         refused = None
         now = time.perf_counter()
-        until = now + until_seconds
-        while refused is None and now < until:
+        while refused is None:
             began, refused = now, one_call()
             now = time.perf_counter()
             if refused is None:
@@ -184,42 +196,82 @@ def check_ledger(db: Database, limit: Decimal) -> Decimal:
     return total
 
 
+def exhaust(url: str, connections: int) -> tuple[float, tuple[float, ...]]:
+    """Python processes make calls until the budget refuses one: seconds taken, milliseconds of each call."""
+    context = multiprocessing.get_context("spawn")  # a fork would inherit the server's lock and connections
+    answers: Queue[Worked] = context.Queue()
+    start = context.Barrier(connections + 1)
+    processes = [
+        context.Process(target=work, args=(url, number, start, answers)) for number in range(connections)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        with suppress(BrokenBarrierError):  # the answers say why
+            start.wait(timeout=START_TIMEOUT_SECONDS)
+        began = time.perf_counter()
+        worked = [answers.get(timeout=ANSWER_TIMEOUT_SECONDS) for _ in processes]
+        took = time.perf_counter() - began
+    finally:
+        for process in processes:
+            process.join(timeout=START_TIMEOUT_SECONDS)
+            process.kill()
+    if (refused := {one.refused for one in worked}) != {"budget"}:
+        raise SystemExit(f"exhausted: calls ended with {refused}")
+    return took, tuple(each for one in worked for each in one.milliseconds)
+
+
+def make_with_pgbench(url: str, mode: str, connections: int, seconds: float) -> tuple[float, ...]:
+    """pgbench processes make calls for `seconds`: milliseconds of each call."""
+    with Database(url) as db:
+        claims = [
+            db.rows(CLAIM, [f"worker-{number}", TASK_TYPE, TASKS_EACH]) for number in range(connections)
+        ]
+    with tempfile.TemporaryDirectory() as folder:
+        processes = []
+        for number, rows in enumerate(claims):
+            first = min(row["task_id"] for row in rows)
+            assert {row["task_id"] for row in rows} == set(range(first, first + TASKS_EACH))
+            script = Path(folder) / f"{number}.sql"
+            script.write_text(
+                SCRIPTS[mode].format(
+                    first=first, execution_id=rows[0]["execution_id"], fence=rows[0]["fence"],
+                    candidates=json.dumps(CANDIDATES, default=float), usage=json.dumps(USAGE),
+                )
+            )  # fmt: skip
+            command = [
+                str(binaries() / "pgbench"), "--no-vacuum", "--protocol=extended",
+                f"--time={math.ceil(seconds)}", "--log", f"--log-prefix={folder}/{number}",
+                f"--file={script}", url,
+            ]  # fmt: skip
+            processes.append(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            )
+        for process in processes:
+            said, _ = process.communicate(timeout=ANSWER_TIMEOUT_SECONDS)
+            if process.returncode:
+                raise SystemExit(f"{mode}: pgbench failed: {said}")
+        # A line is: client, number, microseconds, script, epoch seconds, microseconds.
+        lines = [line for log in Path(folder).glob("*.[0-9]*") for line in log.read_text().splitlines()]
+    return tuple(int(line.split()[2]) / 1000 for line in lines)
+
+
 def run_round(url: str, mode: str, connections: int, seconds: float) -> Round:
     """One round on a fresh database; ends the program where the ledger is wrong."""
     # Ends somewhere among the calls of the round, and not on a whole number of them.
     limit = COST * connections * EXHAUSTED_AFTER + COST / 2 if mode == "exhausted" else PLENTY
-    until = math.inf if mode == "exhausted" else seconds
-    context = multiprocessing.get_context("spawn")  # a fork would inherit the server's lock and connections
-    answers: Queue[Worked] = context.Queue()
-    start = context.Barrier(connections + 1)
     with Database(url) as db:
         db.call("change_setting", name="daily_budget_usd", value=str(limit), actor="benchmark")
-        processes = [
-            context.Process(target=work, args=(url, number, mode, until, start, answers))
-            for number in range(connections)
-        ]
-        for process in processes:
-            process.start()
-        try:
-            with suppress(BrokenBarrierError):  # the answers say why
-                start.wait(timeout=START_TIMEOUT_SECONDS)
-            began = time.perf_counter()
-            worked = [answers.get(timeout=ANSWER_TIMEOUT_SECONDS) for _ in processes]
-            took = time.perf_counter() - began
-        finally:
-            for process in processes:
-                process.join(timeout=START_TIMEOUT_SECONDS)
-                process.kill()
-        refused = {one.refused for one in worked}
-        if refused != ({"budget"} if mode == "exhausted" else {None}):
-            raise SystemExit(f"{mode}: calls ended with {refused}")
+        if mode == "exhausted":
+            took, taken = exhaust(url, connections)
+        else:
+            took, taken = math.ceil(seconds), make_with_pgbench(url, mode, connections, seconds)
         committed = check_ledger(db, limit)
         if mode == "exhausted" and limit - committed >= MAXIMUM:
             raise SystemExit(f"{committed} of {limit} USD were used, and a call of {MAXIMUM} was refused")
         for execution in db.rows(RUNNING):
             db.call("complete_tasks", **execution)
         check_ledger(db, limit)
-    taken = tuple(each for one in worked for each in one.milliseconds)
     return Round(mode, connections, took, taken, limit, committed)
 
 
@@ -232,8 +284,12 @@ def run(
 ) -> list[Round]:
     url = create_database(server, "money")
     deploy_control_plane(url)
-    now = datetime.now(UTC)
-    fill_control_plane(url, TASKS_EACH * connections, now=now, oldest=timedelta(minutes=10))
+    # Of one priority, so that they are claimed in the order of their numbers.
+    with Database(url) as db:
+        db.execute(
+            "INSERT INTO public.task_queue (task_type, payload) SELECT %s, '{}' FROM generate_series(1, %s)",
+            [TASK_TYPE, TASKS_EACH * connections],
+        )
     with Database(url) as db:
         db.execute("UPDATE public.api_rate_limits SET requests_per_minute = %s", [REQUESTS_PER_MINUTE])
         db.execute("UPDATE public.api_rate_limits SET adaptive_limit = requests_per_minute")

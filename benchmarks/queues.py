@@ -80,7 +80,9 @@ def drain_copy(
         completed = system.count_completed(url)
     finally:
         drop_database(server, "fresh")
-    if completed != tasks + WARM_UP_CALLS:
+    if system.overshoots and completed >= tasks:
+        tasks = completed
+    elif completed != tasks + WARM_UP_CALLS:
         raise SystemExit(
             f"{system.name}: {completed} tasks completed, and {tasks + WARM_UP_CALLS} were to be"
         )

@@ -115,7 +115,9 @@ def render(figures: Figures) -> str:
             " database; ratios are taken within a round. One client, one connection, a transaction a call,"
             " after ten tasks of warm-up. `ours`: priorities, half of the tasks aged, executions, fences and"
             " an attempt row a task. `ours-tenants`: a third of the tasks in five tenants too, each batch"
-            " shared out. `plain`: a table, an index, SKIP LOCKED, no bookkeeping. procrastinate takes one"
+            " shared out. `pgqueuer`: its own worker with an entrypoint that does nothing;"
+            " `pgqueuer-queries`: only its statements."
+            " `plain`: a table, an index, SKIP LOCKED, no bookkeeping. procrastinate takes one"
             " job a call; its batch is how many connections fetch at once.",
             "\n".join(queues.table(figures.drained)),
         ]

@@ -102,8 +102,12 @@ END;
 $$;
 
 CREATE OR REPLACE FUNCTION lead.budget_day(p_current_time timestamptz) RETURNS date
-LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
-RETURN (p_current_time AT TIME ZONE lead.setting_text('coordinator_timezone'))::date;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    RETURN (p_current_time AT TIME ZONE lead.setting_text('coordinator_timezone'))::date;
+END;
+$$;
 
 CREATE OR REPLACE FUNCTION lead.seconds(p_seconds numeric) RETURNS interval
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -880,11 +884,15 @@ $$;
 CREATE OR REPLACE FUNCTION lead.budget_settle(
     p_day date, p_scope text, p_key text, p_held numeric, p_spent numeric
 ) RETURNS void
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
-    UPDATE lead.budget_account AS a
-    SET held_usd = a.held_usd - p_held, spent_usd = a.spent_usd + p_spent
-    WHERE a.budget_day = p_day AND a.scope = p_scope AND a.scope_key = p_key AND (p_held <> 0 OR p_spent <> 0);
+BEGIN
+    IF p_held <> 0 OR p_spent <> 0 THEN
+        UPDATE lead.budget_account AS a
+        SET held_usd = a.held_usd - p_held, spent_usd = a.spent_usd + p_spent
+        WHERE a.budget_day = p_day AND a.scope = p_scope AND a.scope_key = p_key;
+    END IF;
+END;
 $$;
 
 -- Holds an amount for an execution in the total and in its workflow's account, both or neither.
@@ -2922,6 +2930,7 @@ CREATE OR REPLACE FUNCTION public.begin_api_call(
     p_current_time timestamptz DEFAULT clock_timestamp()
 ) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
@@ -2931,10 +2940,12 @@ DECLARE
     v_item_limit numeric;
     v_item_committed numeric;
     v_candidate jsonb;
-    v_provider public.api_rate_limits;
+    v_provider record;
     v_max numeric;
     v_extra numeric;
+    v_draw numeric;
     v_admitted record;
+    v_is_probe boolean;
     v_slot_no integer;
     v_next_free timestamptz;
     v_call_id bigint;
@@ -2943,34 +2954,40 @@ DECLARE
     v_wait_ms integer;
     v_blocked jsonb := '[]'::jsonb;
 BEGIN
-    PERFORM lead.check_clock(p_current_time);
-    PERFORM lead.check_name('p_step', p_step);
+    PERFORM lead.check_clock(p_current_time), lead.check_name('p_step', p_step);
     IF jsonb_typeof(p_candidates) IS DISTINCT FROM 'array' OR jsonb_array_length(p_candidates) NOT BETWEEN 1 AND 20 THEN
         PERFORM lead.refuse('p_candidates', p_candidates::text, 'an array of 1 to 20 candidates is needed');
     END IF;
     v_execution := lead.held_execution(p_execution_id, p_fence);
-    SELECT t.attempts + 1, t.tenant INTO v_attempt, v_tenant FROM lead.task AS t
+    SELECT t.attempts + 1, t.tenant, (SELECT p.item_cost_limit_usd FROM lead.workflow_policy AS p WHERE p.workflow_type = v_execution.workflow_type),
+        (
+            SELECT coalesce(sum(coalesce(c.cost_usd, c.max_cost_usd)), 0)
+            FROM lead.api_call AS c WHERE c.task_id = p_task_id AND c.execution_id = p_execution_id
+        )
+    INTO v_attempt, v_tenant, v_item_limit, v_item_committed
+    FROM lead.task AS t
     WHERE t.id = p_task_id AND t.status = 'processing' AND t.execution_id = p_execution_id;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'p_task_id: execution % does not hold task %', p_execution_id, coalesce(p_task_id::text, 'NULL') USING ERRCODE = 'LC002';
     END IF;
-    SELECT p.item_cost_limit_usd INTO v_item_limit FROM lead.workflow_policy AS p WHERE p.workflow_type = v_execution.workflow_type;
-    SELECT coalesce(sum(coalesce(c.cost_usd, c.max_cost_usd)), 0) INTO v_item_committed
-    FROM lead.api_call AS c WHERE c.task_id = p_task_id AND c.execution_id = p_execution_id;
 
-    FOR v_candidate IN SELECT g.candidate FROM jsonb_array_elements(p_candidates) WITH ORDINALITY AS g (candidate, place) ORDER BY g.place LOOP
-        SELECT r.* INTO v_provider FROM public.api_rate_limits AS r WHERE r.provider = v_candidate ->> 'provider';
+    FOR v_place IN 0..jsonb_array_length(p_candidates) - 1 LOOP
+        v_candidate := p_candidates -> v_place;
+        SELECT r.provider, r.is_available, r.blocked_until, r.adaptive_limit, r.daily_cost_limit,
+            EXISTS (SELECT 1 FROM lead.circuit_breaker AS b WHERE b.name = 'provider:' || r.provider AND b.state <> 'closed') AS is_broken
+        INTO v_provider FROM public.api_rate_limits AS r WHERE r.provider = v_candidate ->> 'provider';
         IF NOT FOUND THEN
             PERFORM lead.refuse('p_candidates.provider', v_candidate ->> 'provider',
                 (SELECT 'one of ' || string_agg(r.provider, ', ' ORDER BY r.provider) || ' is needed' FROM public.api_rate_limits AS r));
         END IF;
-        PERFORM lead.check_name('p_candidates.model', v_candidate ->> 'model');
-        PERFORM lead.check_number_at('p_candidates', v_candidate, 'input_tokens', 0, 2147483647, true);
+        PERFORM lead.check_name('p_candidates.model', v_candidate ->> 'model'),
+            lead.check_number_at('p_candidates', v_candidate, 'input_tokens', 0, 2147483647, true);
         IF coalesce(v_candidate ->> 'max_cost_usd', '') !~ '^[0-9]{1,6}(\.[0-9]{1,20})?(e-[0-9]{1,2})?$' THEN
             PERFORM lead.refuse('p_candidates.max_cost_usd', v_candidate ->> 'max_cost_usd', 'US dollars, 0 to 999999, are needed');
         END IF;
         -- Up, so that what is held is never less than what may be spent.
         v_max := ceil((v_candidate ->> 'max_cost_usd')::numeric * 10000000000) / 10000000000;
+        v_draw := 0;
         v_extra := greatest(0, v_execution.actual_cost + v_execution.calls_held_usd + v_max - v_execution.envelope_usd);
         v_reason := NULL;
         v_wait_ms := NULL;
@@ -2985,31 +3002,62 @@ BEGIN
             v_wait_ms := lead.milliseconds_until(v_provider.blocked_until, p_current_time);
         ELSE
             -- What a candidate that is refused had taken is undone with this block, its locks too: two callers that prefer different
-            -- providers would otherwise wait for each other.
+            -- providers would otherwise wait for each other. The accounts, which all callers want, come last: whoever holds one
+            -- has nothing left to do but to commit.
             BEGIN
-                SELECT a.* INTO v_admitted FROM lead.breaker_admit('provider:' || v_provider.provider, p_current_time) AS a;
-                IF NOT v_admitted.admitted THEN
-                    v_reason := 'breaker_open';
-                    v_wait_ms := v_admitted.wait_ms;
-                ELSE
-                    SELECT s.slot_no INTO v_slot_no FROM lead.rate_slot AS s
-                    WHERE s.provider = v_provider.provider AND s.slot_no <= v_provider.adaptive_limit AND s.free_at <= p_current_time
-                    ORDER BY s.free_at LIMIT 1 FOR UPDATE SKIP LOCKED;
-                    IF NOT FOUND THEN
-                        v_reason := 'rate_limited';
-                        SELECT min(s.free_at) INTO v_next_free FROM lead.rate_slot AS s
-                        WHERE s.provider = v_provider.provider AND s.slot_no <= v_provider.adaptive_limit;
-                        -- A slot that is free and locked is being taken or given back at this moment; one that was never taken is free
-                        -- since -infinity, which PostgreSQL before 17 can't subtract from.
-                        v_wait_ms := greatest(20, lead.milliseconds_until(greatest(v_next_free, p_current_time), p_current_time));
-                    ELSIF NOT lead.call_hold(v_execution.budget_day, v_provider.provider, v_provider.daily_cost_limit, v_tenant, v_max) THEN
-                        v_reason := 'budget';
-                    ELSIF v_extra > 0 AND NOT lead.execution_hold(v_execution.budget_day, v_execution.workflow_type, v_extra) THEN
-                        v_reason := 'budget';
+                v_is_probe := false;
+                IF v_provider.is_broken THEN
+                    SELECT a.* INTO v_admitted FROM lead.breaker_admit('provider:' || v_provider.provider, p_current_time) AS a;
+                    IF NOT v_admitted.admitted THEN
+                        v_reason := 'breaker_open';
+                        v_wait_ms := v_admitted.wait_ms;
+                        RAISE EXCEPTION 'refused' USING ERRCODE = 'LC000';
                     END IF;
+                    v_is_probe := v_admitted.is_probe;
                 END IF;
-                IF v_reason IS NOT NULL THEN
+                v_call_id := nextval('lead.api_call_id_seq');
+                UPDATE lead.rate_slot AS s
+                SET call_id = v_call_id, free_at = p_current_time + lead.seconds(60 + lead.setting_number('rate_margin_ms') / 1000)
+                WHERE s.provider = v_provider.provider AND s.slot_no = (
+                    SELECT f.slot_no FROM lead.rate_slot AS f
+                    WHERE f.provider = v_provider.provider AND f.slot_no <= v_provider.adaptive_limit AND f.free_at <= p_current_time
+                    ORDER BY f.free_at LIMIT 1 FOR UPDATE SKIP LOCKED
+                )
+                RETURNING s.slot_no INTO v_slot_no;
+                IF NOT FOUND THEN
+                    v_reason := 'rate_limited';
+                    SELECT min(s.free_at) INTO v_next_free FROM lead.rate_slot AS s
+                    WHERE s.provider = v_provider.provider AND s.slot_no <= v_provider.adaptive_limit;
+                    -- A slot that is free and locked is being taken or given back at this moment; one that was never taken is free
+                    -- since -infinity, which PostgreSQL before 17 can't subtract from.
+                    v_wait_ms := greatest(20, lead.milliseconds_until(greatest(v_next_free, p_current_time), p_current_time));
                     RAISE EXCEPTION 'refused' USING ERRCODE = 'LC000';
+                END IF;
+                INSERT INTO lead.api_call (
+                    id, execution_id, fence, task_id, attempt, step, tenant, provider, model, status, budget_day, max_cost_usd, input_tokens, is_probe,
+                    slot_no, use_by, reserved_at
+                ) OVERRIDING SYSTEM VALUE VALUES (
+                    v_call_id, p_execution_id, p_fence, p_task_id, v_attempt, p_step, v_tenant, v_provider.provider, v_candidate ->> 'model', 'reserved',
+                    v_execution.budget_day, v_max, (v_candidate ->> 'input_tokens')::numeric::integer, v_is_probe,
+                    v_slot_no, p_current_time + lead.seconds(v_grant_seconds), p_current_time
+                );
+                IF v_extra > 0 THEN
+                    -- Of the accounts that everybody wants, several calls' worth at once, where there is as much.
+                    v_draw := greatest(v_extra, least(v_item_limit, 16 * v_max));
+                END IF;
+                UPDATE public.workflow_orchestration AS w
+                SET calls_held_usd = w.calls_held_usd + v_max, envelope_usd = w.envelope_usd + v_draw
+                WHERE w.id = v_execution.id;
+                IF NOT lead.call_hold(v_execution.budget_day, v_provider.provider, v_provider.daily_cost_limit, v_tenant, v_max) THEN
+                    v_reason := 'budget';
+                    RAISE EXCEPTION 'refused' USING ERRCODE = 'LC000';
+                END IF;
+                IF v_draw > 0 AND NOT lead.execution_hold(v_execution.budget_day, v_execution.workflow_type, v_draw) THEN
+                    IF NOT lead.execution_hold(v_execution.budget_day, v_execution.workflow_type, v_extra) THEN
+                        v_reason := 'budget';
+                        RAISE EXCEPTION 'refused' USING ERRCODE = 'LC000';
+                    END IF;
+                    UPDATE public.workflow_orchestration AS w SET envelope_usd = w.envelope_usd + v_extra - v_draw WHERE w.id = v_execution.id;
                 END IF;
             EXCEPTION WHEN SQLSTATE 'LC000' THEN
                 NULL;
@@ -3019,23 +3067,8 @@ BEGIN
             v_blocked := v_blocked || jsonb_build_object('provider', v_provider.provider, 'reason', v_reason, 'wait_ms', v_wait_ms);
             CONTINUE;
         END IF;
-
-        INSERT INTO lead.api_call (
-            execution_id, fence, task_id, attempt, step, tenant, provider, model, status, budget_day, max_cost_usd, input_tokens, is_probe, slot_no, use_by,
-            reserved_at
-        ) VALUES (
-            p_execution_id, p_fence, p_task_id, v_attempt, p_step, v_tenant, v_provider.provider, v_candidate ->> 'model', 'reserved', v_execution.budget_day, v_max,
-            (v_candidate ->> 'input_tokens')::numeric::integer, v_admitted.is_probe, v_slot_no, p_current_time + lead.seconds(v_grant_seconds),
-            p_current_time
-        ) RETURNING id INTO v_call_id;
-        UPDATE lead.rate_slot AS s
-        SET call_id = v_call_id, free_at = p_current_time + lead.seconds(60 + lead.setting_number('rate_margin_ms') / 1000)
-        WHERE s.provider = v_provider.provider AND s.slot_no = v_slot_no;
-        UPDATE public.workflow_orchestration AS w
-        SET calls_held_usd = w.calls_held_usd + v_max, envelope_usd = w.envelope_usd + v_extra
-        WHERE w.id = v_execution.id;
         RETURN jsonb_build_object('granted', true, 'call_id', v_call_id, 'provider', v_provider.provider, 'model', v_candidate ->> 'model',
-            'use_by_ms', (1000 * v_grant_seconds)::integer, 'probe', v_admitted.is_probe);
+            'use_by_ms', (1000 * v_grant_seconds)::integer, 'probe', v_is_probe);
     END LOOP;
 
     -- The reason of whoever may be free first; if no wait helps anywhere, the first candidate's.
@@ -3110,6 +3143,7 @@ CREATE OR REPLACE FUNCTION public.mark_api_call_sent(
     p_call_id bigint, p_fence bigint, p_current_time timestamptz DEFAULT clock_timestamp()
 ) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
@@ -3121,16 +3155,19 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'p_call_id: there is no call %', coalesce(p_call_id::text, 'NULL') USING ERRCODE = 'LC005';
     END IF;
+    -- Whoever changes a call has locked its execution before.
     PERFORM lead.held_execution(v_execution_id, p_fence);
-    SELECT c.* INTO v_call FROM lead.api_call AS c WHERE c.id = p_call_id FOR UPDATE;
-    IF v_call.status <> 'reserved' THEN
-        RETURN jsonb_build_object('ok', false, 'reason', 'the call is ' || v_call.status);
-    END IF;
-    IF v_call.use_by <= p_current_time THEN
+    UPDATE lead.api_call AS c SET status = 'sent', sent_at = p_current_time
+    WHERE c.id = p_call_id AND c.status = 'reserved' AND c.use_by > p_current_time
+    RETURNING c.* INTO v_call;
+    IF NOT FOUND THEN
+        SELECT c.* INTO v_call FROM lead.api_call AS c WHERE c.id = p_call_id;
+        IF v_call.status <> 'reserved' THEN
+            RETURN jsonb_build_object('ok', false, 'reason', 'the call is ' || v_call.status);
+        END IF;
         PERFORM lead.release_call(v_call, p_current_time);
         RETURN jsonb_build_object('ok', false, 'reason', 'the grant had to be used by ' || v_call.use_by);
     END IF;
-    UPDATE lead.api_call AS c SET status = 'sent', sent_at = p_current_time WHERE c.id = p_call_id;
     UPDATE lead.rate_slot AS s SET free_at = p_current_time + lead.seconds(60 + lead.setting_number('rate_margin_ms') / 1000)
     WHERE s.provider = v_call.provider AND s.slot_no = v_call.slot_no AND s.call_id = p_call_id;
     RETURN jsonb_build_object('ok', true, 'reason', NULL);
@@ -3141,6 +3178,7 @@ CREATE OR REPLACE FUNCTION public.release_api_call(
     p_call_id bigint, p_fence bigint, p_current_time timestamptz DEFAULT clock_timestamp()
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
@@ -3163,13 +3201,14 @@ CREATE OR REPLACE FUNCTION public.settle_api_call(
     p_retry_after_ms integer DEFAULT NULL, p_error text DEFAULT NULL, p_current_time timestamptz DEFAULT clock_timestamp()
 ) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_call lead.api_call;
-    v_cost numeric;
     v_ending text;
     v_state text;
+    v_day date := lead.budget_day(p_current_time);
     v_retry_after interval := lead.seconds(least(coalesce(p_retry_after_ms, 1000), 120000) / 1000.0);
 BEGIN
     PERFORM lead.check_clock(p_current_time);
@@ -3184,38 +3223,40 @@ BEGIN
     IF jsonb_typeof(p_usage) NOT IN ('object', 'null') THEN
         PERFORM lead.refuse('p_usage', p_usage::text, 'an object of token counts is needed');
     END IF;
-    PERFORM lead.check_number_at('p_usage', p_usage, f.name, 0, 2147483647, true)
-    FROM unnest(ARRAY['input_tokens', 'output_tokens', 'thinking_tokens', 'cached_tokens']) AS f (name);
+    PERFORM lead.check_number_at('p_usage', p_usage, 'input_tokens', 0, 2147483647, true),
+        lead.check_number_at('p_usage', p_usage, 'output_tokens', 0, 2147483647, true),
+        lead.check_number_at('p_usage', p_usage, 'thinking_tokens', 0, 2147483647, true),
+        lead.check_number_at('p_usage', p_usage, 'cached_tokens', 0, 2147483647, true);
     IF p_retry_after_ms NOT BETWEEN 0 AND 86400000 THEN
         PERFORM lead.refuse('p_retry_after_ms', p_retry_after_ms::text, '0 to 86400000 ms are allowed');
     END IF;
-    SELECT c.* INTO v_call FROM lead.api_call AS c WHERE c.id = p_call_id;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'p_call_id: there is no call %', coalesce(p_call_id::text, 'NULL') USING ERRCODE = 'LC005';
-    END IF;
-    PERFORM 1 FROM public.workflow_orchestration AS w WHERE w.execution_id = v_call.execution_id FOR NO KEY UPDATE;
-    SELECT c.* INTO v_call FROM lead.api_call AS c WHERE c.id = p_call_id FOR UPDATE;
-    IF v_call.status IN ('settled', 'released') THEN
-        -- Settling is idempotent; a run that was given up for dead finds its calls resolved already.
-        RETURN jsonb_build_object('cost_usd', v_call.cost_usd, 'already_settled', true,
-            'breaker_state', (SELECT b.state FROM lead.circuit_breaker AS b WHERE b.name = 'provider:' || v_call.provider));
-    END IF;
-    IF v_call.status = 'reserved' THEN
-        RAISE EXCEPTION 'p_call_id: call % was never marked as sent; release it instead', p_call_id USING ERRCODE = '22023';
-    END IF;
-
-    -- Half up at the ledger's tenth digit; an unknown cost counts as the maximum, since it may have been billed.
-    v_cost := round(coalesce(p_cost_usd, v_call.max_cost_usd), 10);
+    -- Whoever changes a call has locked its execution before.
+    PERFORM 1 FROM public.workflow_orchestration AS w
+    WHERE w.execution_id = (SELECT c.execution_id FROM lead.api_call AS c WHERE c.id = p_call_id) FOR NO KEY UPDATE;
     UPDATE lead.api_call AS c
-    SET status = 'settled', outcome = p_outcome, cost_usd = v_cost, settled_at = p_current_time, http_status = p_http_status,
+    SET status = 'settled', outcome = p_outcome, settled_at = p_current_time, http_status = p_http_status,
+        -- Half up at the ledger's tenth digit; an unknown cost counts as the maximum, since it may have been billed.
+        cost_usd = round(coalesce(p_cost_usd, c.max_cost_usd), 10),
         error_message = left(lead.sanitise(p_error), 2000),
         input_tokens = coalesce((p_usage ->> 'input_tokens')::numeric::integer, c.input_tokens),
         output_tokens = (p_usage ->> 'output_tokens')::numeric::integer,
         thinking_tokens = (p_usage ->> 'thinking_tokens')::numeric::integer,
         cached_tokens = (p_usage ->> 'cached_tokens')::numeric::integer
-    WHERE c.id = p_call_id;
+    WHERE c.id = p_call_id AND c.status = 'sent'
+    RETURNING c.* INTO v_call;
+    IF NOT FOUND THEN
+        SELECT c.* INTO v_call FROM lead.api_call AS c WHERE c.id = p_call_id;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'p_call_id: there is no call %', coalesce(p_call_id::text, 'NULL') USING ERRCODE = 'LC005';
+        ELSIF v_call.status = 'reserved' THEN
+            RAISE EXCEPTION 'p_call_id: call % was never marked as sent; release it instead', p_call_id USING ERRCODE = '22023';
+        END IF;
+        -- Settling is idempotent; a run that was given up for dead finds its calls resolved already.
+        RETURN jsonb_build_object('cost_usd', v_call.cost_usd, 'already_settled', true,
+            'breaker_state', (SELECT b.state FROM lead.circuit_breaker AS b WHERE b.name = 'provider:' || v_call.provider));
+    END IF;
     UPDATE public.workflow_orchestration AS w
-    SET calls_held_usd = greatest(0, w.calls_held_usd - v_call.max_cost_usd), actual_cost = w.actual_cost + v_cost, updated_at = p_current_time
+    SET calls_held_usd = greatest(0, w.calls_held_usd - v_call.max_cost_usd), actual_cost = w.actual_cost + v_call.cost_usd, updated_at = p_current_time
     WHERE w.execution_id = v_call.execution_id;
 
     v_ending := CASE
@@ -3226,7 +3267,7 @@ BEGIN
     END;
     v_state := lead.breaker_record('provider:' || v_call.provider, v_ending, v_call.is_probe, p_outcome IN ('auth_error', 'billing_stop'), p_error,
         p_current_time);
-    PERFORM lead.call_settle(v_call, v_cost);
+    PERFORM lead.call_settle(v_call, v_call.cost_usd);
 
     UPDATE public.api_rate_limits AS r
     -- Counted once a second; in between each call adds itself.
@@ -3238,7 +3279,7 @@ BEGIN
         minute_reset_at = p_current_time + interval '60 seconds',
         daily_cost_used = (
             SELECT coalesce(sum(a.spent_usd), 0) FROM lead.budget_account AS a
-            WHERE a.budget_day = lead.budget_day(p_current_time) AND a.scope = 'provider' AND a.scope_key = r.provider
+            WHERE a.budget_day = v_day AND a.scope = 'provider' AND a.scope_key = r.provider
         ),
         last_error_at = CASE WHEN p_outcome = 'ok' THEN r.last_error_at ELSE p_current_time END,
         consecutive_errors = CASE WHEN p_outcome = 'ok' THEN 0 ELSE r.consecutive_errors + 1 END,
@@ -3258,7 +3299,7 @@ BEGIN
         END,
         updated_at = p_current_time
     WHERE r.provider = v_call.provider;
-    RETURN jsonb_build_object('cost_usd', v_cost, 'breaker_state', v_state);
+    RETURN jsonb_build_object('cost_usd', v_call.cost_usd, 'breaker_state', v_state);
 END;
 $$;
 

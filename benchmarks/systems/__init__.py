@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.systems.base import QueueSystem
 
-SYSTEMS = ("ours", "ours-tenants", "plain", "pgqueuer", "procrastinate")
+SYSTEMS = ("ours", "ours-tenants", "plain", "pgqueuer", "pgqueuer-queries", "procrastinate")
 
 
 def make_systems(names: Sequence[str]) -> list[QueueSystem]:
@@ -17,10 +17,10 @@ def make_systems(names: Sequence[str]) -> list[QueueSystem]:
 
 
 def _make(name: str) -> QueueSystem:
-    if name == "pgqueuer":
-        from benchmarks.systems.pgqueuer import PgQueuer
+    if name in ("pgqueuer", "pgqueuer-queries"):
+        from benchmarks.systems.pgqueuer import PgQueuer, PgQueuerQueries
 
-        return PgQueuer()
+        return PgQueuer() if name == "pgqueuer" else PgQueuerQueries()
     if name == "procrastinate":
         from benchmarks.systems.procrastinate import Procrastinate
 

@@ -22,6 +22,10 @@ class QueueSystem(Protocol):
     def largest_batch(self) -> int | None:
         """The largest batch that can be asked for; None for as many as one likes."""
 
+    @property
+    def overshoots(self) -> bool:
+        """Whether its worker stops only some tasks after it is told to, and takes no warm-up."""
+
     def create(self, url: str) -> None:
         """Tables and functions."""
 

@@ -35,6 +35,7 @@ INSERT = (
 class Ours:
     tenants: bool = False
     largest_batch: int | None = None
+    overshoots = False
 
     @property
     def name(self) -> str:

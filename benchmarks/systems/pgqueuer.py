@@ -1,21 +1,25 @@
-"""pgqueuer over asyncpg: what its queue manager does with a batch, without the work itself.
+"""pgqueuer over asyncpg, as its users run it, and without its worker.
 
-A batch is dequeued, and logged as successful, which moves it from the queue to the log; its own manager
-buffers as many results as it dequeues. One connection, one batch after the other, as for the other systems.
+`PgQueuer` is its queue manager in a process with one connection, with an entrypoint that does nothing: it
+dequeues a batch, runs each job as a task of the loop, and logs as many results as it dequeues at once.
+`PgQueuerQueries` is only what that says to the database, one batch after the other, as the clients of the
+other systems do it: a batch is dequeued, and logged as successful, which moves it from the queue to the log.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import timedelta
 from uuid import uuid4
 
 import asyncpg
 import uvloop
 from pgqueuer.domain.types import QueueEntrypoint, QueueManagerId
+from pgqueuer.models import Job
 from pgqueuer.ports.repository import EntrypointExecutionParameter
+from pgqueuer.qm import QueueManager
 from pgqueuer.queries import Queries
 
 from benchmarks.load import payload, priority
@@ -46,9 +50,10 @@ async def submit(queries: Queries, numbers: Sequence[int]) -> None:
     )
 
 
-class PgQueuer:
-    name = "pgqueuer"
+class PgQueuerQueries:
+    name = "pgqueuer-queries"
     largest_batch = None
+    overshoots = False
 
     def create(self, url: str) -> None:
         async def install() -> None:
@@ -105,3 +110,30 @@ class PgQueuer:
                 return watch
 
         return uvloop.run(enqueue())
+
+
+class PgQueuer(PgQueuerQueries):
+    name = "pgqueuer"
+    overshoots = True
+
+    def drain(self, url: str, tasks: int, batch: int) -> Stopwatch:
+        async def drain() -> Stopwatch:
+            async with connected(url) as (connection, queries):
+                manager = QueueManager(queries)
+                watch = Stopwatch((connection.get_server_pid(),))
+                with ExitStack() as running:
+                    done = 0
+
+                    @manager.entrypoint(ENTRYPOINT)
+                    async def nothing(job: Job) -> None:
+                        nonlocal done
+                        if done == 0:  # it has looked at its tables and listens
+                            running.enter_context(watch)
+                        done += 1
+                        if done == tasks:
+                            manager.shutdown.set()
+
+                    await manager.run(batch_size=batch, heartbeat_timeout=HEARTBEAT_TIMEOUT)
+                return watch
+
+        return uvloop.run(drain())

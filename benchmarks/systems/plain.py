@@ -43,6 +43,7 @@ ENQUEUE = (
 class Plain:
     name = "plain"
     largest_batch = None
+    overshoots = False
 
     def create(self, url: str) -> None:
         with connect(url) as connection:

@@ -67,6 +67,7 @@ async def submit(manager: JobManager, numbers: Sequence[int]) -> None:
 class Procrastinate:
     name = "procrastinate"
     largest_batch = 10
+    overshoots = False
 
     def create(self, url: str) -> None:
         async def install() -> None:

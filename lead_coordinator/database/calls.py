@@ -117,7 +117,7 @@ async def begin_api_call(
     current_time: datetime | None = None,
 ) -> Grant | Refusal:
     """Asks for leave to call one of `candidates` (in order of preference). Raises `StaleLease`."""
-    answer = await db.call(
+    answer = await db.call_without_flush(
         "begin_api_call",
         execution_id=lease.execution_id,
         fence=lease.fence,
@@ -136,7 +136,7 @@ async def begin_api_calls(
 
     Raises `StaleLease`, and `InvalidInput` for the first that is wrong; then none is granted.
     """
-    answers = await db.call(
+    answers = await db.call_without_flush(
         "begin_api_calls",
         execution_id=lease.execution_id,
         fence=lease.fence,
@@ -195,7 +195,7 @@ async def settle_api_call(
 
     `connection_error` means that the connection couldn't be made: nothing was billed, so pass 0.
     """
-    answer = await db.call(
+    answer = await db.call_without_flush(
         "settle_api_call",
         call_id=call_id,
         outcome=outcome,
@@ -216,7 +216,7 @@ async def release_api_call(
     db: AsyncDatabase, lease: Lease, call_id: int, *, current_time: datetime | None = None
 ) -> bool:
     """Gives back a grant that was never sent: slot and money. False where there was nothing to give back."""
-    answer = await db.call(
+    answer = await db.call_without_flush(
         "release_api_call", call_id=call_id, fence=lease.fence, **given(current_time=current_time)
     )
     return bool(answer)

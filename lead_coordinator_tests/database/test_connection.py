@@ -234,3 +234,28 @@ async def _is_sleeping(url: str) -> bool:
             "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'"
         )
         return await cursor.fetchone() is not None
+
+
+async def test_a_call_without_flush_changes_only_its_own_commit(
+    plain: Database, empty_database_url: str
+) -> None:
+    # Tests run on a server that waits for no disk.
+    plain.execute(
+        "DO $$ BEGIN EXECUTE format("
+        "'ALTER DATABASE %I SET synchronous_commit = on', current_database()); END $$"
+    )
+    async with AsyncDatabase(empty_database_url) as adb:
+        await adb.execute(
+            "CREATE FUNCTION public.how_it_commits() RETURNS text LANGUAGE sql"
+            " RETURN current_setting('synchronous_commit')"
+        )
+        before = await adb.call("how_it_commits")
+        assert before == "on"
+        await adb.execute("CREATE TABLE public.written (it text)")
+        await adb.execute(
+            "CREATE FUNCTION public.write_it() RETURNS text LANGUAGE sql"
+            " AS 'INSERT INTO public.written VALUES (1) RETURNING it'"
+        )
+        assert await adb.call_without_flush("write_it") == "1"
+        assert await adb.call("how_it_commits") == before
+        assert await adb.rows("SELECT it FROM public.written") == [{"it": "1"}]

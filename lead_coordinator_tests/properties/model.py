@@ -806,8 +806,11 @@ class Model:
     ) -> Call:
         extra = self._extra(execution, candidate.maximum)
         if extra:
-            self._hold(execution.day, execution.workflow_type, extra)
-            execution.envelope += extra
+            # Several calls' worth at once, where the day has as much.
+            wish = max(extra, min(self.policy_of(execution.workflow_type).item_limit, 16 * candidate.maximum))
+            drawn = wish if self.fits(execution.day, execution.workflow_type, wish) else extra
+            self._hold(execution.day, execution.workflow_type, drawn)
+            execution.envelope += drawn
         self.ledger.hold(execution.day, "provider", candidate.provider, candidate.maximum)
         if task.tenant is not None:
             self.ledger.hold(execution.day, "tenant", task.tenant, candidate.maximum)

@@ -133,8 +133,8 @@ MUTANTS = {
     "calls draw on the wrong day": Mutant(
         "a hold belongs to the day of its execution",
         "public.begin_api_call",
-        "v_candidate ->> 'model', 'reserved', v_execution.budget_day",
-        "v_candidate ->> 'model', 'reserved', lead.budget_day(p_current_time)",
+        "'reserved', v_execution.budget_day",
+        "'reserved', lead.budget_day(p_current_time)",
     ),
     "what was spent is forgotten in the envelope": Mutant(
         "a call draws from what is left of the envelope",
@@ -155,8 +155,8 @@ MUTANTS = {
     "slots are free too early": Mutant(
         "no 60 seconds hold more requests than the limit",
         "public.begin_api_call",
-        "s.free_at <= p_current_time",
-        "s.free_at <= p_current_time + interval '3 seconds'",
+        "f.free_at <= p_current_time",
+        "f.free_at <= p_current_time + interval '3 seconds'",
     ),
     "sending does not count": Mutant(
         "a slot's 60 seconds begin anew when the request leaves",

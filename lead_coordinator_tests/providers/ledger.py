@@ -60,6 +60,8 @@ class Ledger:
         finally:
             self.active -= 1
 
+    call_without_flush = call
+
     def begin_api_call(
         self, execution_id: str, fence: int, task_id: int, step: str, candidates: Any
     ) -> dict[str, Any]:

@@ -54,7 +54,7 @@ SABOTAGES: dict[str, tuple[Sabotage, ...]] = {
     # A slot is counted as free 20 seconds too early.
     "window": (
         Sabotage(
-            "begin_api_call", "s.free_at <= p_current_time", "s.free_at <= p_current_time + interval '20 s'"
+            "begin_api_call", "f.free_at <= p_current_time", "f.free_at <= p_current_time + interval '20 s'"
         ),
     ),
     # Slots are counted without the coordinator's lock, and beyond what is free.

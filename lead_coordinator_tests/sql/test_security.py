@@ -79,7 +79,7 @@ def used_by_python() -> set[str]:
     found: set[str] = set()
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
-        found |= set(re.findall(r"\.call(?:_rows)?\(\s*\"(\w+)\"", text))
+        found |= set(re.findall(r"\.call(?:_rows|_without_flush)?\(\s*\"(\w+)\"", text))
         found |= set(re.findall(r"(?:FROM|SELECT) (?:public\.)?([a-z]+(?:_[a-z]+)+)\(%", text))
     return found - {"to_regclass"}
 
