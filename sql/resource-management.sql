@@ -642,25 +642,34 @@ $$;
 -- Takes the task of a type that has waited longest, if it is overdue: better work may come without end, and a task's score rises
 -- only once. NULL: none is.
 CREATE OR REPLACE FUNCTION lead.take_overdue_task(p_execution_id text, p_task_type text, p_current_time timestamptz) RETURNS bigint
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
+DECLARE
+    v_overdue_since timestamptz := p_current_time - lead.seconds(60 * lead.setting_number('overdue_minutes'));
+    v_task_id bigint;
+BEGIN
     UPDATE lead.task AS t
     SET status = 'processing', execution_id = p_execution_id, claimed_at = p_current_time
     WHERE t.id = (
         SELECT w.id
         FROM lead.claimable_lanes(p_task_type) AS l,
-        generate_series(0, 100) AS s (score),
+        LATERAL (
+            SELECT q.score FROM lead.queue_depth_delta AS q
+            WHERE q.task_type = p_task_type AND q.status = 'queued' AND q.lane = l.lane
+            GROUP BY q.score HAVING sum(q.tasks) > 0
+        ) AS level,
         LATERAL (
             SELECT r.task_id, r.queued_at FROM lead.ready AS r
-            WHERE r.task_type = p_task_type AND r.lane = l.lane AND r.score = s.score::smallint
+            WHERE r.task_type = p_task_type AND r.lane = l.lane AND r.score = level.score AND r.queued_at <= v_overdue_since
             ORDER BY r.queued_at, r.task_id LIMIT 1
         ) AS oldest
         INNER JOIN lead.task AS w ON w.id = oldest.task_id AND w.status = 'queued'
-        WHERE oldest.queued_at <= p_current_time - lead.seconds(60 * lead.setting_number('overdue_minutes'))
         ORDER BY oldest.queued_at, w.id LIMIT 1 FOR NO KEY UPDATE OF w SKIP LOCKED
     )
-    RETURNING t.id;
+    RETURNING t.id INTO v_task_id;
+    RETURN v_task_id;
+END;
 $$;
 
 -- Pausing ------------------------------------------------------------------------------------------------------------
