@@ -146,6 +146,7 @@ BEGIN
         ('lead.workflow_policy', 'mode', 'text NOT NULL DEFAULT ''open'' CHECK (mode IN (''open'', ''paused'', ''draining''))'),
         ('lead.queue_depth_delta', 'lane', 'text NOT NULL DEFAULT '''''),
         ('lead.queue_depth_delta', 'score', 'smallint'),
+        ('lead.queue_depth_delta', 'oldest_from', 'timestamptz NOT NULL DEFAULT ''-infinity'''),
         ('lead.api_call', 'tenant', 'text'),
         ('lead.deployment', 'fingerprint', 'text'),
         ('public.workflow_orchestration', 'is_external', 'boolean NOT NULL DEFAULT false'),
@@ -434,7 +435,10 @@ CREATE TABLE IF NOT EXISTS lead.queue_depth_delta (
     status text NOT NULL,
     -- Of what is queued, so that a claim looks only where something waits; NULL for every other status.
     score smallint,
-    tasks integer NOT NULL
+    tasks integer NOT NULL,
+    -- No task that the difference put among the queued ones was queued earlier: 'infinity' where it put none there. The least of a
+    -- level (type, lane and score) is never later than its oldest task; '-infinity' says nothing.
+    oldest_from timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0.5);
 
 -- Weighted fair shares by virtual time (start-time fair queueing, Goyal et al. 1996): who was served least for its weight comes
@@ -1042,12 +1046,13 @@ DECLARE
 BEGIN
     WITH counted AS (
         SELECT n.task_type, coalesce(n.tenant, '') AS lane, n.status, CASE WHEN n.status = 'queued' THEN n.score END AS score,
-            count(*)::integer AS tasks, count(*) FILTER (WHERE n.dependencies <> '{}') AS waiting
+            count(*)::integer AS tasks, CASE WHEN n.status = 'queued' THEN min(n.queued_at) ELSE 'infinity' END AS oldest_from,
+            count(*) FILTER (WHERE n.dependencies <> '{}') AS waiting
         FROM new_tasks AS n
         GROUP BY n.task_type, coalesce(n.tenant, ''), n.status, CASE WHEN n.status = 'queued' THEN n.score END
     ), logged AS (
-        INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks)
-        SELECT c.task_type, c.lane, c.status, c.score, c.tasks FROM counted AS c
+        INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks, oldest_from)
+        SELECT c.task_type, c.lane, c.status, c.score, c.tasks, c.oldest_from FROM counted AS c
     ), draining AS (
         SELECT min(p.task_type) AS task_type, min(t.tenant) AS tenant
         FROM counted AS c
@@ -1113,24 +1118,30 @@ BEGIN
             SELECT coalesce(n.tenant, '') AS lane, CASE WHEN v_announced[2] = 'queued' THEN n.score END AS score, count(*)::integer AS tasks
             FROM new_tasks AS n GROUP BY 1, 2
         )
-        INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks)
-        SELECT v_announced[1], c.lane, v_announced[2], c.score, -c.tasks FROM counted AS c
+        INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks, oldest_from)
+        SELECT v_announced[1], c.lane, v_announced[2], c.score, -c.tasks, 'infinity'::timestamptz FROM counted AS c
         UNION ALL
-        SELECT v_announced[1], c.lane, v_announced[3], NULL, sum(c.tasks)::integer FROM counted AS c GROUP BY c.lane;
+        SELECT v_announced[1], c.lane, v_announced[3], NULL, sum(c.tasks)::integer, 'infinity' FROM counted AS c GROUP BY c.lane;
         RETURN NULL;
     END IF;
     WITH moved AS (
-        SELECT m.task_type, m.lane, m.status, m.score, sum(m.tasks)::integer AS tasks
+        SELECT m.task_type, m.lane, m.status, m.score, sum(m.tasks)::integer AS tasks,
+            coalesce(min(m.queued_at) FILTER (WHERE m.tasks > 0), 'infinity') AS oldest_from, min(m.queued_at) FILTER (WHERE m.tasks < 0) AS was_from
         FROM (
-            SELECT o.task_type, coalesce(o.tenant, '') AS lane, o.status, CASE WHEN o.status = 'queued' THEN o.score END AS score, -1 AS tasks
+            SELECT o.task_type, coalesce(o.tenant, '') AS lane, o.status, CASE WHEN o.status = 'queued' THEN o.score END AS score,
+                CASE WHEN o.status = 'queued' THEN o.queued_at END AS queued_at, -1 AS tasks
             FROM old_tasks AS o
             UNION ALL
-            SELECT n.task_type, coalesce(n.tenant, ''), n.status, CASE WHEN n.status = 'queued' THEN n.score END, 1 FROM new_tasks AS n
+            SELECT n.task_type, coalesce(n.tenant, ''), n.status, CASE WHEN n.status = 'queued' THEN n.score END,
+                CASE WHEN n.status = 'queued' THEN n.queued_at END, 1
+            FROM new_tasks AS n
         ) AS m
         GROUP BY m.task_type, m.lane, m.status, m.score
     ), logged AS (
-        INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks)
-        SELECT m.task_type, m.lane, m.status, m.score, m.tasks FROM moved AS m WHERE m.tasks <> 0
+        INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks, oldest_from)
+        SELECT m.task_type, m.lane, m.status, m.score, m.tasks, m.oldest_from FROM moved AS m
+        -- As many and none of them older: what the level had before says as much.
+        WHERE m.tasks <> 0 OR m.oldest_from < m.was_from
     )
     SELECT count(*) FILTER (WHERE m.status = 'queued'), count(*) FILTER (WHERE m.status = 'deferred') INTO v_queued, v_deferred
     FROM moved AS m;
@@ -1157,8 +1168,8 @@ CREATE OR REPLACE FUNCTION lead.count_deleted_tasks() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
 BEGIN
-    INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks)
-    SELECT o.task_type, coalesce(o.tenant, ''), o.status, CASE WHEN o.status = 'queued' THEN o.score END, -count(*)::integer
+    INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks, oldest_from)
+    SELECT o.task_type, coalesce(o.tenant, ''), o.status, CASE WHEN o.status = 'queued' THEN o.score END, -count(*)::integer, 'infinity'
     FROM old_tasks AS o GROUP BY o.task_type, coalesce(o.tenant, ''), o.status, CASE WHEN o.status = 'queued' THEN o.score END;
     DELETE FROM lead.ready AS r
     USING old_tasks AS o

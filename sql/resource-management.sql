@@ -134,23 +134,46 @@ END;
 $$;
 
 -- Counting ---------------------------------------------------------------------------------------------------------
--- Folds the log of differences once it is well longer than what it folds to. SKIP LOCKED: two that fold take different rows.
+-- Folds the log of differences once it is well longer than what it folds to. SKIP LOCKED: two that fold take different rows. Where
+-- tasks have gone, what is noted of the oldest one is made exact again. All of it is one statement, and so of one moment: a task that
+-- it doesn't see has a difference of its own that it doesn't see either.
 CREATE OR REPLACE FUNCTION lead.fold_queue_depth() RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-    IF (SELECT count(*) FROM (SELECT 1 FROM lead.queue_depth_delta LIMIT 257) AS noted) <= 256
-        OR (SELECT count(*) < 256 + 2 * count(DISTINCT (d.task_type, d.lane, d.status, d.score)) FROM lead.queue_depth_delta AS d) THEN
-        RETURN;
+    IF (
+        SELECT sum(l.noted) >= 256 + 2 * count(*) OR min(l.oldest_from) = '-infinity'
+        FROM (
+            SELECT count(*) AS noted, min(d.oldest_from) AS oldest_from
+            FROM lead.queue_depth_delta AS d GROUP BY d.task_type, d.lane, d.status, d.score
+        ) AS l
+    ) THEN
+        WITH folded AS (
+            DELETE FROM lead.queue_depth_delta AS d
+            WHERE d.ctid = ANY (ARRAY(SELECT f.ctid FROM lead.queue_depth_delta AS f LIMIT 100000 FOR UPDATE SKIP LOCKED))
+            RETURNING d.task_type, d.lane, d.status, d.score, d.tasks, d.oldest_from
+        ), summed AS (
+            SELECT f.task_type, f.lane, f.status, f.score, sum(f.tasks)::integer AS tasks, min(f.oldest_from) AS oldest_from,
+                bool_or(f.tasks <= 0) AS has_removals
+            FROM folded AS f GROUP BY f.task_type, f.lane, f.status, f.score
+        ), levels AS MATERIALIZED (
+            SELECT s.task_type, s.lane, s.status, s.score, s.tasks, CASE
+                    WHEN s.status <> 'queued' THEN 'infinity'
+                    WHEN s.oldest_from > '-infinity' AND NOT s.has_removals THEN s.oldest_from
+                    ELSE coalesce((
+                        SELECT r.queued_at FROM lead.ready AS r
+                        WHERE r.task_type = s.task_type AND r.lane = s.lane AND r.score = s.score AND r.queued_at >= s.oldest_from
+                        ORDER BY r.queued_at LIMIT 1
+                    ), 'infinity')
+                END AS oldest_from
+            FROM summed AS s
+        )
+        INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks, oldest_from)
+        SELECT l.task_type, l.lane, l.status, l.score, l.tasks, l.oldest_from
+        -- Rows that another one folds are missing from the sum: where a task waits, its time is kept.
+        FROM levels AS l WHERE l.tasks <> 0 OR l.oldest_from < 'infinity';
     END IF;
-    WITH folded AS (
-        DELETE FROM lead.queue_depth_delta AS d
-        WHERE d.ctid = ANY (ARRAY(SELECT f.ctid FROM lead.queue_depth_delta AS f LIMIT 100000 FOR UPDATE SKIP LOCKED))
-        RETURNING d.task_type, d.lane, d.status, d.score, d.tasks
-    )
-    INSERT INTO lead.queue_depth_delta (task_type, lane, status, score, tasks)
-    SELECT f.task_type, f.lane, f.status, f.score, sum(f.tasks)::integer
-    FROM folded AS f GROUP BY f.task_type, f.lane, f.status, f.score HAVING sum(f.tasks) <> 0;
 END;
 $$;
 
@@ -174,27 +197,31 @@ RETURN (
     WHERE d.task_type = p_task_type AND d.status = p_status
 );
 
--- One probe a score that waits, instead of a scan over all that wait.
+-- The levels in order of what is noted of their oldest task. Each is probed in lead.ready, until no other can have an older one.
 CREATE OR REPLACE FUNCTION lead.oldest_queued(p_task_type text) RETURNS timestamptz
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
+DECLARE
+    v_level record;
+    v_oldest timestamptz;
 BEGIN
-    RETURN (
-        SELECT min(oldest.queued_at)
-        FROM (
-            SELECT q.lane, q.score
-            FROM lead.queue_depth_delta AS q
-            LEFT JOIN lead.tenant AS t ON t.tenant = q.lane
-            WHERE q.task_type = p_task_type AND q.status = 'queued' AND t.mode IS DISTINCT FROM 'paused'
-            GROUP BY q.lane, q.score HAVING sum(q.tasks) > 0
-        ) AS level,
-        LATERAL (
+    FOR v_level IN
+        SELECT q.lane, q.score, min(q.oldest_from) AS oldest_from
+        FROM lead.queue_depth_delta AS q
+        WHERE q.task_type = p_task_type AND q.status = 'queued'
+            AND q.lane NOT IN (SELECT t.tenant FROM lead.tenant AS t WHERE t.mode = 'paused')
+        GROUP BY q.lane, q.score HAVING sum(q.tasks) > 0
+        ORDER BY 3
+    LOOP
+        EXIT WHEN v_level.oldest_from >= v_oldest;
+        v_oldest := least(v_oldest, (
             SELECT r.queued_at FROM lead.ready AS r
-            WHERE r.task_type = p_task_type AND r.lane = level.lane AND r.score = level.score
+            WHERE r.task_type = p_task_type AND r.lane = v_level.lane AND r.score = v_level.score AND r.queued_at >= v_level.oldest_from
             ORDER BY r.queued_at LIMIT 1
-        ) AS oldest
-    );
+        ));
+    END LOOP;
+    RETURN v_oldest;
 END;
 $$;
 
@@ -495,14 +522,16 @@ BEGIN
         FROM (
             SELECT range.score, range.queued_from, range.queued_to
             FROM (
-                SELECT q.score FROM lead.queue_depth_delta AS q
+                -- Beginning where the oldest may be leads past what was taken and not vacuumed yet.
+                SELECT q.score, min(q.oldest_from) AS oldest_from FROM lead.queue_depth_delta AS q
                 WHERE q.task_type = p_task_type AND q.lane = p_lane AND q.status = 'queued'
                 GROUP BY q.score HAVING sum(q.tasks) > 0
             ) AS level,
             LATERAL (VALUES
-                (level.score + p_points, level.score, '-infinity'::timestamptz, p_starving_since),
-                (level.score + 0, level.score, p_starving_since + interval '1 microsecond', 'infinity'::timestamptz)
+                (level.score + p_points, level.score, level.oldest_from, p_starving_since),
+                (level.score + 0, level.score, greatest(level.oldest_from, p_starving_since + interval '1 microsecond'), 'infinity'::timestamptz)
             ) AS range (effective_score, score, queued_from, queued_to)
+            WHERE range.queued_from <= range.queued_to
             ORDER BY range.effective_score DESC, range.queued_from
         ) AS range,
         LATERAL (
@@ -640,34 +669,54 @@ END;
 $$;
 
 -- Takes the task of a type that has waited longest, if it is overdue: better work may come without end, and a task's score rises
--- only once. NULL: none is.
+-- only once. NULL: none is. Looked for as in lead.oldest_queued.
 CREATE OR REPLACE FUNCTION lead.take_overdue_task(p_execution_id text, p_task_type text, p_current_time timestamptz) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_overdue_since timestamptz := p_current_time - lead.seconds(60 * lead.setting_number('overdue_minutes'));
+    v_level record;
+    v_found record;
+    v_lane text;
+    v_score smallint;
+    v_oldest timestamptz;
+    v_first bigint;
     v_task_id bigint;
 BEGIN
-    UPDATE lead.task AS t
-    SET status = 'processing', execution_id = p_execution_id, claimed_at = p_current_time
-    WHERE t.id = (
-        SELECT w.id
-        FROM lead.claimable_lanes(p_task_type) AS l,
-        LATERAL (
-            SELECT q.score FROM lead.queue_depth_delta AS q
-            WHERE q.task_type = p_task_type AND q.status = 'queued' AND q.lane = l.lane
-            GROUP BY q.score HAVING sum(q.tasks) > 0
-        ) AS level,
-        LATERAL (
-            SELECT r.task_id, r.queued_at FROM lead.ready AS r
-            WHERE r.task_type = p_task_type AND r.lane = l.lane AND r.score = level.score AND r.queued_at <= v_overdue_since
-            ORDER BY r.queued_at, r.task_id LIMIT 1
-        ) AS oldest
-        INNER JOIN lead.task AS w ON w.id = oldest.task_id AND w.status = 'queued'
-        ORDER BY oldest.queued_at, w.id LIMIT 1 FOR NO KEY UPDATE OF w SKIP LOCKED
-    )
-    RETURNING t.id INTO v_task_id;
+    FOR v_level IN
+        SELECT q.lane, q.score, min(q.oldest_from) AS oldest_from
+        FROM lead.queue_depth_delta AS q
+        WHERE q.task_type = p_task_type AND q.status = 'queued'
+            AND q.lane NOT IN (SELECT t.tenant FROM lead.tenant AS t WHERE t.mode = 'paused')
+        GROUP BY q.lane, q.score HAVING sum(q.tasks) > 0 AND min(q.oldest_from) <= v_overdue_since
+        ORDER BY 3
+    LOOP
+        EXIT WHEN v_level.oldest_from > v_oldest;
+        SELECT r.queued_at, r.task_id INTO v_found
+        FROM lead.ready AS r
+        WHERE r.task_type = p_task_type AND r.lane = v_level.lane AND r.score = v_level.score
+            AND r.queued_at BETWEEN v_level.oldest_from AND v_overdue_since
+        ORDER BY r.queued_at, r.task_id LIMIT 1;
+        IF FOUND AND (v_first IS NULL OR (v_found.queued_at, v_found.task_id) < (v_oldest, v_first)) THEN
+            v_lane := v_level.lane;
+            v_score := v_level.score;
+            v_oldest := v_found.queued_at;
+            v_first := v_found.task_id;
+        END IF;
+    END LOOP;
+    IF v_first IS NOT NULL THEN
+        -- A rival may have taken it since: then the next one of its level comes.
+        UPDATE lead.task AS t
+        SET status = 'processing', execution_id = p_execution_id, claimed_at = p_current_time
+        WHERE t.id = (
+            SELECT w.id FROM lead.ready AS r
+            INNER JOIN lead.task AS w ON w.id = r.task_id AND w.status = 'queued'
+            WHERE r.task_type = p_task_type AND r.lane = v_lane AND r.score = v_score AND r.queued_at BETWEEN v_oldest AND v_overdue_since
+            ORDER BY r.queued_at, r.task_id LIMIT 1 FOR NO KEY UPDATE OF w SKIP LOCKED
+        )
+        RETURNING t.id INTO v_task_id;
+    END IF;
     RETURN v_task_id;
 END;
 $$;
@@ -1061,8 +1110,17 @@ BEGIN
         AND lead.is_within_hours(v_hour, lead.setting_number('peak_hours_start'), lead.setting_number('peak_hours_end'));
     v_starving_since := p_current_time - lead.seconds(60 * lead.setting_number('starvation_minutes'));
 
-    FOR v_policy IN SELECT p.* FROM lead.workflow_policy AS p ORDER BY p.base_priority DESC, p.workflow_type LOOP
-        SELECT coalesce(sum(l.tasks), 0) INTO v_pending FROM lead.claimable_lanes(v_policy.task_type) AS l;
+    FOR v_policy IN
+        SELECT p.*, coalesce(d.tasks, 0) AS claimable_tasks
+        FROM lead.workflow_policy AS p
+        LEFT JOIN (
+            SELECT q.task_type, sum(q.tasks) AS tasks FROM lead.queue_depth_delta AS q
+            WHERE q.status = 'queued' AND q.lane NOT IN (SELECT t.tenant FROM lead.tenant AS t WHERE t.mode = 'paused')
+            GROUP BY q.task_type
+        ) AS d ON d.task_type = p.task_type
+        ORDER BY p.base_priority DESC, p.workflow_type
+    LOOP
+        v_pending := v_policy.claimable_tasks;
         v_oldest := CASE WHEN v_pending > 0 THEN lead.oldest_queued(v_policy.task_type) END;
         SELECT max(w.created_at) INTO v_last FROM (
             SELECT e.created_at FROM public.workflow_orchestration AS e

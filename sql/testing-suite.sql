@@ -2014,7 +2014,8 @@ AS $$
             'fence:80e2aed42219|id:734a0df0a797|published_at:5cb029883f2a|site:728c20cb6abb|slug:728c20cb6abb|'
             'status:728c20cb6abb|task_id:80e2aed42219|title:728c20cb6abb|url:982d9e3eb996'),
         ('column', 'lead.queue_depth_delta.',
-            'lane:f3304d6987ee|score:ee35b415a0fe|status:728c20cb6abb|task_type:728c20cb6abb|tasks:8f2b25b0bb9a'),
+            'lane:f3304d6987ee|oldest_from:34eab327435f|score:ee35b415a0fe|status:728c20cb6abb|task_type:728c20cb6abb|'
+            'tasks:8f2b25b0bb9a'),
         ('column', 'lead.rate_slot.',
             'call_id:75d012fe2865|free_at:34eab327435f|provider:728c20cb6abb|slot_no:8f2b25b0bb9a'),
         ('column', 'lead.ready.',

@@ -170,6 +170,26 @@ class ControlPlane(OperationRules, QueueRules):
         else:
             self.decide_now(3, "tick")
 
+    @step(
+        task_type=st.sampled_from(TASK_TYPES),
+        tenant=st.sampled_from(TENANTS),
+        minutes=st.lists(st.sampled_from((0, 1, 29, 30, 1_500)), max_size=3),
+    )
+    def fold_the_log(self, task_type: str, tenant: str | None, minutes: list[int]) -> None:
+        """Tasks of one score come one after the other, and the log is long enough for the next decision to
+        fold it.
+        """
+        for later in minutes:
+            if self.model.takes(task_type, tenant):
+                self.submit_one(task_type, tenant=tenant)
+            self.now += timedelta(minutes=later)
+        self.db.execute(
+            "INSERT INTO lead.queue_depth_delta (task_type, status, tasks, oldest_from)"
+            " SELECT %s, 'completed', 0, 'infinity' FROM generate_series(1, 600)",
+            [task_type],
+        )
+        self.decide_now(3, "tick")
+
     @precondition(lambda self: bool(self.held()))
     @step(
         index=choice,

@@ -48,6 +48,18 @@ MUTANTS = {
     "ready list keeps what was cancelled": Mutant(
         "a task is in one place", "lead.count_updated_tasks", "IF v_queued > 0 THEN", "IF v_queued > 1 THEN"
     ),
+    "folding forgets the oldest": Mutant(
+        "no task is older than what the log says",
+        "lead.fold_queue_depth",
+        "min(f.oldest_from)",
+        "max(f.oldest_from)",
+    ),
+    "who comes back is noted as the youngest": Mutant(
+        "no task is older than what the log says",
+        "lead.count_updated_tasks",
+        "coalesce(min(m.queued_at)",
+        "coalesce(max(m.queued_at)",
+    ),
     "a paused tenant is served": Mutant(
         "a paused tenant's tasks wait", "lead.claimable_lanes", "t.mode IS DISTINCT FROM 'paused'", "true"
     ),

@@ -75,6 +75,22 @@ QUERIES = {
             AND t.score = r.score AND t.queued_at = r.queued_at
         WHERE r.task_id IS NULL OR t.id IS NULL
         UNION ALL
+        SELECT 'older than the log says', r.task_id::text, r.queued_at::text
+        FROM lead.ready AS r
+        LEFT JOIN (
+            SELECT q.task_type, q.lane, q.score, min(q.oldest_from) AS oldest_from
+            FROM lead.queue_depth_delta AS q WHERE q.status = 'queued' GROUP BY q.task_type, q.lane, q.score
+        ) AS l ON l.task_type = r.task_type AND l.lane = r.lane AND l.score = r.score
+        WHERE l.oldest_from IS NULL OR l.oldest_from > r.queued_at
+        UNION ALL
+        SELECT 'oldest that waits', p.task_type, o.found::text
+        FROM lead.workflow_policy AS p
+        CROSS JOIN LATERAL (SELECT lead.oldest_queued(p.task_type) AS found) AS o
+        WHERE o.found IS DISTINCT FROM (
+            SELECT min(r.queued_at) FROM lead.ready AS r LEFT JOIN lead.tenant AS t ON t.tenant = r.lane
+            WHERE r.task_type = p.task_type AND t.mode IS DISTINCT FROM 'paused'
+        )
+        UNION ALL
         SELECT 'due list', coalesce(d.task_id, t.id)::text, coalesce(t.status, 'no task')
         FROM lead.due AS d
         FULL JOIN (
