@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-14s%s\n", $$1, $$2 }'
 
-demo: $(VENV)/.installed ## Topics in, articles out: the whole platform, then it stops (KEEP=1 leaves it up)
+demo: $(VENV)/.installed ## The whole circle on examples/: topics, articles, audit, refreshes; then it stops (KEEP=1 leaves it up)
 	$(BIN)/lead-coordinator demo --follow-parent $(if $(filter-out 0,$(KEEP)),--keep)
 
 up: $(VENV)/.installed ## Run the platform in the foreground; Ctrl-C stops all of it

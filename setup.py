@@ -11,7 +11,16 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 TOP = Path(__file__).parent
-PRODUCT_FILES = ("sql/*.sql", "dagster.yaml", "workspace.yaml", "examples/*.csv")
+PRODUCT_FILES = (
+    "sql/*.sql",
+    "dagster.yaml",
+    "workspace.yaml",
+    "examples/*.csv",
+    "examples/*.py",
+    "examples/*.yaml",
+    "examples/feeds/*",
+    "examples/site/**/*.*",
+)
 
 
 class BuildWithProductFiles(build_py):

@@ -7,4 +7,4 @@ then `providers`; `database`, `settings`, `errors` and `files` on the ground.
 
 from __future__ import annotations
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -21,12 +21,12 @@ from lead_coordinator.observability import sources
 from lead_coordinator.observability.assets import assets as insight_assets
 from lead_coordinator.observability.automation import reports_job, reports_sensor
 from lead_coordinator.observability.retention import prune_job, prune_schedule
-from lead_coordinator.pipelines.content.assets import work_content_batch
-from lead_coordinator.pipelines.content.job import content_pipeline_job
+from lead_coordinator.pipelines.content.editorial import decide_article_job
+from lead_coordinator.pipelines.jobs import PIPELINE_ASSETS, PIPELINE_JOBS
 
 defs = Definitions(
-    assets=[sources.task_queue, sources.executions, work_content_batch, *insight_assets],
-    jobs=[coordinator_job, content_pipeline_job, reports_job, prune_job],
+    assets=[sources.task_queue, sources.executions, *PIPELINE_ASSETS, *insight_assets],
+    jobs=[coordinator_job, *PIPELINE_JOBS, decide_article_job, reports_job, prune_job],
     schedules=[coordinator_schedule, prune_schedule],
     sensors=[dispatch_sensor, run_failure_sensor, run_canceled_sensor, reports_sensor],
     # One process a run: starting a process for each step would cost seconds of CPU and nothing here needs

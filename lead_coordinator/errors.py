@@ -7,16 +7,19 @@ Two families matter to callers:
   means the work was given to somebody else: stop at once and write nothing more.
 - What a task can fail with (`TaskError` and its subclasses): `error_class` is the word that the SQL function
   `fail_task` takes, and decides whether an attempt is spent (`task_error`), the task is dead-lettered at once
-  (`invalid_input`) or only deferred (`destination_down`, `rate_limited`, `budget_exhausted`).
+  (`invalid_input`, `quality`) or only deferred (`destination_down`, `rate_limited`, `budget_exhausted`).
 
 `str(error)` is one sentence meant for a person; it never holds a secret.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
-ErrorClass = Literal["task_error", "invalid_input", "destination_down", "rate_limited", "budget_exhausted"]
+ErrorClass = Literal[
+    "task_error", "invalid_input", "quality", "destination_down", "rate_limited", "budget_exhausted"
+]
 
 
 class LeadCoordinatorError(Exception):
@@ -100,6 +103,10 @@ class TaskError(LeadCoordinatorError):
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
 
+    def facts(self) -> dict[str, Any]:
+        """What the failure's record keeps beside the sentence, JSON-able; a subclass may have some."""
+        return {}
+
 
 class InvalidInput(TaskError, DatabaseError):
     """Bad input; no retry can help.
@@ -116,6 +123,30 @@ class BadAnswer(TaskError):
 
 class ItemCostLimit(TaskError):
     """The next call could take the task over what its policy allows one item to cost."""
+
+
+class QualityRefused(TaskError):
+    """The result isn't good enough, and trying again won't help: a person has to look at it.
+
+    `problems`: a sentence each. `context`: what the person needs (the draft, notes, scores), JSON-able.
+    """
+
+    error_class: ClassVar[ErrorClass] = "quality"
+
+    def __init__(
+        self,
+        message: str,
+        problems: Sequence[str] = (),
+        context: Mapping[str, Any] | None = None,
+        *,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_ms=retry_after_ms)
+        self.problems = tuple(problems)
+        self.context = dict(context or {})
+
+    def facts(self) -> dict[str, Any]:
+        return {"problems": list(self.problems[:50]), **self.context}
 
 
 class DestinationDown(TaskError):

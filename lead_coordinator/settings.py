@@ -134,6 +134,9 @@ class Settings(BaseSettings):
     slack_bot_token: SecretStr | None = _variable("SLACK_BOT_TOKEN")
     slack_channel: str | None = _variable("SLACK_CHANNEL")
 
+    # -- publishing: one password for all WordPress sites, or `main=abcd efgh; shop=ijkl mnop`
+    wordpress_application_password: SecretStr | None = _variable("WORDPRESS_APPLICATION_PASSWORD")
+
     # -- this machine
     lead_home: Path = _variable("LEAD_HOME", Path(".lead_coordinator"))
     site_dir_variable: Path | None = _variable("LEAD_SITE_DIR")

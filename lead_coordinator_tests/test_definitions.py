@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,22 @@ from lead_coordinator import tags
 from lead_coordinator.definitions import defs
 from lead_coordinator.files import product_file
 
-HEAVY = ["pandas", "numpy", "openai", "google.genai", "genai_prices", "jinja2", "markdown", "sqlalchemy"]
+HEAVY = [
+    "pandas",
+    "numpy",
+    "matplotlib",
+    "sklearn",
+    "scipy",
+    "lxml",
+    "datasketch",
+    "trafilatura",
+    "openai",
+    "google.genai",
+    "genai_prices",
+    "jinja2",
+    "markdown",
+    "sqlalchemy",
+]
 ROOT = Path(__file__).parents[1]
 
 
@@ -64,7 +80,11 @@ def test_every_asset_has_a_description_an_owner_a_group_and_kinds():
     assert set(specs) == {
         "task_queue",
         "executions",
+        "topics",
         "articles",
+        "site_audits",
+        "refresh_ranking",
+        "refreshed_articles",
         "execution_metrics",
         "daily_cost_report",
         "platform_summary",
@@ -79,7 +99,25 @@ def test_every_asset_has_a_description_an_owner_a_group_and_kinds():
 def test_the_lineage_goes_from_the_queue_to_the_summary():
     graph = defs.resolve_asset_graph()
     ancestors = {key.to_user_string() for key in graph.get_ancestor_asset_keys(AssetKey("platform_summary"))}
-    assert ancestors == {"task_queue", "executions", "articles", "execution_metrics", "daily_cost_report"}
+    assert ancestors == {
+        *("task_queue", "executions", "topics", "articles", "site_audits", "refresh_ranking"),
+        *("refreshed_articles", "execution_metrics", "daily_cost_report"),
+    }
+
+
+def test_each_pipeline_is_a_group_and_the_circle_is_in_the_lineage():
+    graph = defs.resolve_asset_graph()
+    circle = ["topics", "articles", "site_audits", "refresh_ranking", "refreshed_articles"]
+    for before, after in pairwise(circle):
+        assert AssetKey(before) in graph.get(AssetKey(after)).parent_keys, f"{after} comes after {before}"
+    groups = {name: graph.get(AssetKey(name)).group_name for name in circle}
+    assert groups == {
+        "topics": "intelligence",
+        "articles": "content",
+        "site_audits": "seo",
+        "refresh_ranking": "revenue",
+        "refreshed_articles": "content",
+    }
 
 
 def test_every_job_schedule_and_sensor_has_a_description_an_owner_and_tags():

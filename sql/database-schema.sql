@@ -55,7 +55,7 @@ CREATE SCHEMA IF NOT EXISTS lead;
 -- Of the four files together, the same as the package's. The other three files refuse to follow a file of another version.
 CREATE OR REPLACE FUNCTION lead.schema_version() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN '0.2.0';
+RETURN '0.3.0';
 
 CREATE OR REPLACE FUNCTION lead.version_number(p_version text) RETURNS integer[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -150,7 +150,11 @@ BEGIN
         ('lead.api_call', 'tenant', 'text'),
         ('lead.deployment', 'fingerprint', 'text'),
         ('public.workflow_orchestration', 'is_external', 'boolean NOT NULL DEFAULT false'),
-        ('public.workflow_orchestration', 'task_ids', 'bigint[] NOT NULL DEFAULT ''{}''')
+        ('public.workflow_orchestration', 'task_ids', 'bigint[] NOT NULL DEFAULT ''{}'''),
+        -- since 0.3.0
+        ('lead.publication', 'holder_task_id', 'bigint'),
+        ('lead.publication', 'changes', 'integer NOT NULL DEFAULT 0'),
+        ('lead.publication', 'updated_at', 'timestamptz')
     ), missing AS (
         SELECT c.relation, c.name, c.definition
         FROM new_columns AS c
@@ -251,6 +255,14 @@ BEGIN
             SELECT 1 FROM pg_class AS c WHERE c.oid = to_regclass('lead.task') AND 'fillfactor=80' = ANY (c.reloptions)
         ), 'ALTER TABLE lead.task SET (fillfactor = 80)'
         UNION ALL
+        -- 0.3.0: a publication can be taken off its site and put back.
+        SELECT 20, 'lead.publication', NOT EXISTS (
+            SELECT 1 FROM pg_constraint AS c
+            WHERE c.conrelid = to_regclass('lead.publication') AND c.conname = 'publication_status_check'
+                AND pg_get_constraintdef(c.oid) LIKE '%''unpublished''%'
+        ), 'ALTER TABLE lead.publication DROP CONSTRAINT publication_status_check, ADD CONSTRAINT publication_status_check
+            CHECK (status IN (''intended'', ''published'', ''unpublished''))'
+        UNION ALL
         -- Only to be locked here: an index or a trigger of theirs is made below.
         SELECT 90, m.relation, NOT EXISTS (
             SELECT 1 FROM pg_index AS i INNER JOIN pg_class AS c ON c.oid = i.indexrelid
@@ -276,6 +288,14 @@ BEGIN
     INTO v_steps, v_tables
     FROM steps AS s
     WHERE s.is_needed;
+    -- Whoever decides or calls changes rows of these, and the seeds below wait for him where he has: while we hold a table that he
+    -- goes on to, neither would end.
+    SELECT v_tables || coalesce(', ' || string_agg(r.relation, ', '), '') INTO v_tables
+    FROM (VALUES
+        ('lead.circuit_breaker'), ('lead.coordinator'), ('lead.setting'), ('lead.state_transition'), ('lead.workflow_policy'),
+        ('public.api_rate_limits')
+    ) AS r (relation)
+    WHERE v_tables IS NOT NULL AND strpos(v_tables, r.relation) = 0 AND to_regclass(r.relation) IS NOT NULL;
 
     FOR v_try IN 1..40 LOOP
         EXIT WHEN v_tables IS NULL;
@@ -832,14 +852,15 @@ CREATE TABLE IF NOT EXISTS lead.circuit_breaker (
     updated_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
 
--- What leaves the database: the intent is taken here first, once per task and once per address.
+-- What leaves the database: the intent is taken here first, once per task and once per address. holder_task_id: the task that is
+-- at it now; changes: how often what is out has changed.
 CREATE TABLE IF NOT EXISTS lead.publication (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     task_id bigint NOT NULL,
     site text NOT NULL,
     slug text NOT NULL CHECK (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$' AND length(slug) <= 200),
     title text NOT NULL,
-    status text NOT NULL CHECK (status IN ('intended', 'published')),
+    status text NOT NULL CHECK (status IN ('intended', 'published', 'unpublished')),
     execution_id text NOT NULL,
     fence bigint NOT NULL,
     url text,
@@ -847,6 +868,9 @@ CREATE TABLE IF NOT EXISTS lead.publication (
     details jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
     published_at timestamptz,
+    holder_task_id bigint,
+    changes integer NOT NULL DEFAULT 0,
+    updated_at timestamptz,
     UNIQUE (site, slug),
     UNIQUE (site, task_id)
 );
@@ -1358,6 +1382,8 @@ INSERT INTO lead.setting (name, value, minimum, maximum, unit, description) VALU
 ('breaker_probe_wait_seconds', '30', 1, 86400, 'seconds', 'Wait after a failed probe'),
 ('breaker_last_probes', '4', 1, 64, 'probes', 'Half-open lets 1, 2, 4 … probes through; this many successes close it'),
 ('rate_margin_ms', '500', 0, 10000, 'ms', 'A rate slot is taken for 60 s and this margin: the most that grant and arrival may be apart'),
+('intelligence_keep_days', '120', 90, 3650, 'days', 'Items of feeds, their stories and counts of terms are kept this long'),
+('metrics_keep_days', '800', 400, 3650, 'days', 'Daily page metrics and outcomes of experiments are kept this long'),
 ('grant_seconds', '5', 1, 60, 'seconds', 'A granted call must be marked as sent within this')
 ON CONFLICT (name) DO NOTHING;
 
@@ -1366,10 +1392,21 @@ INSERT INTO lead.workflow_policy (
     item_cost_limit_usd, calls_per_item, memory_mb, target_success_rate, disabled_reason
 ) VALUES
 ('content_pipeline', 'content_generation', true, 15, 90, 1, 10, 180, 0.09, 3, 512, 0.85, NULL),
-('seo_monitor', 'seo_analysis', false, 120, 60, 1, 20, 120, 0.05, 1, 256, 0.90, 'this version has no SEO monitor'),
-('revenue_optimizer', 'revenue_optimization', false, 240, 50, 1, 50, 90, 0.10, 2, 128, 0.95, 'this version has no revenue optimiser'),
-('intelligence_engine', 'intelligence_analysis', false, 60, 40, 1, 1, 240, 0.25, 5, 1024, 0.98, 'this version has no intelligence engine')
+('seo_monitor', 'seo_analysis', true, 120, 60, 1, 20, 120, 0.05, 1, 256, 0.90, NULL),
+('revenue_optimizer', 'revenue_optimization', true, 240, 50, 1, 50, 90, 0.10, 2, 128, 0.95, NULL),
+('intelligence_engine', 'intelligence_analysis', true, 60, 40, 1, 1, 240, 0.25, 5, 1024, 0.98, NULL)
 ON CONFLICT (workflow_type) DO NOTHING;
+
+-- Version 0.2.0 and before had one pipeline. What they switched off themselves is on now; what an operator switched off stays off:
+-- his reason is another, or none.
+UPDATE lead.workflow_policy AS p
+SET enabled = true, disabled_reason = NULL, updated_at = clock_timestamp()
+FROM (VALUES
+    ('seo_monitor', 'this version has no SEO monitor'),
+    ('revenue_optimizer', 'this version has no revenue optimiser'),
+    ('intelligence_engine', 'this version has no intelligence engine')
+) AS w (workflow_type, reason)
+WHERE p.workflow_type = w.workflow_type AND NOT p.enabled AND p.disabled_reason = w.reason;
 
 -- The legal transitions that every deployment has, for the rows and for whoever checks them.
 CREATE OR REPLACE FUNCTION lead.expected_transitions() RETURNS TABLE (subject text, from_state text, to_state text)
@@ -1414,6 +1451,298 @@ ON CONFLICT (provider) DO NOTHING;
 INSERT INTO lead.circuit_breaker (name)
 SELECT 'pipeline:' || p.workflow_type FROM lead.workflow_policy AS p
 ON CONFLICT (name) DO NOTHING;
+
+-- The content pipeline's records -------------------------------------------------------------------------------------
+-- The revisions of what a task publishes. ready: to be published by the run that wrote it; draft, in_review: a person decides;
+-- scheduled, approved: a task brings it out; current: the one that is out; lead.move_article says what may follow what.
+CREATE TABLE IF NOT EXISTS lead.article (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    publication_id bigint NOT NULL REFERENCES lead.publication (id) ON DELETE CASCADE,
+    revision integer NOT NULL,
+    task_id bigint NOT NULL,
+    state text NOT NULL CHECK (state IN ('ready', 'draft', 'in_review', 'scheduled', 'approved', 'current', 'superseded', 'rejected')),
+    content jsonb NOT NULL CHECK (jsonb_typeof(content) = 'object'),
+    -- How it came about: brief, sources, prompts, models, calls, cost, scores.
+    details jsonb NOT NULL DEFAULT '{}',
+    -- MinHash of its text, by which near duplicates are found.
+    signature bytea,
+    publish_at timestamptz,
+    publish_task_id bigint,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    decided_at timestamptz,
+    decided_by text,
+    decision_reason text,
+    UNIQUE (publication_id, revision),
+    UNIQUE (publication_id, task_id)
+);
+
+-- Answers that a task has paid for already, by what was asked: an attempt that comes after a deferral goes on from them.
+CREATE TABLE IF NOT EXISTS lead.kept_step (
+    task_id bigint NOT NULL,
+    step text NOT NULL,
+    asked text NOT NULL,
+    kept jsonb NOT NULL,
+    kept_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (task_id, step)
+);
+
+DO $$
+BEGIN
+    IF to_regclass('lead.article_current') IS NULL THEN
+        CREATE UNIQUE INDEX article_current ON lead.article (publication_id) WHERE state = 'current';
+        CREATE INDEX article_waiting ON lead.article (state, id) WHERE state IN ('draft', 'in_review', 'scheduled', 'approved');
+        CREATE INDEX article_task ON lead.article (task_id);
+        CREATE INDEX article_over ON lead.article (created_at) WHERE state IN ('superseded', 'rejected');
+        CREATE INDEX kept_step_at ON lead.kept_step (kept_at);
+    END IF;
+END;
+$$;
+
+-- The SEO monitor's records -------------------------------------------------------------------------------------------
+-- An audit goes over slices; what it still has to visit lies in lead.seo_page. complete: no limit turned an address away.
+CREATE TABLE IF NOT EXISTS lead.seo_audit (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    site text NOT NULL,
+    audit_key text NOT NULL UNIQUE,
+    -- site: all of it; pages: those that were asked for, with what they link to only looked at.
+    scope text NOT NULL CHECK (scope IN ('site', 'pages')),
+    status text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'finished')),
+    start_url text NOT NULL CHECK (length(start_url) <= 2000),
+    max_pages integer NOT NULL CHECK (max_pages > 0),
+    max_resources integer NOT NULL CHECK (max_resources >= 0),
+    pages integer NOT NULL DEFAULT 0,
+    resources integer NOT NULL DEFAULT 0,
+    complete boolean NOT NULL DEFAULT true,
+    -- The audit before, whose pages say what hasn't changed.
+    previous_id bigint,
+    site_score numeric(4, 1) CHECK (site_score BETWEEN 0 AND 100),
+    summary jsonb NOT NULL DEFAULT '{}',
+    changes jsonb,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    finished_at timestamptz,
+    CONSTRAINT seo_audit_finished CHECK ((status = 'finished') = (finished_at IS NOT NULL))
+);
+
+-- An address of an audit. facts IS NULL: not visited yet (lead_coordinator/pipelines/seo/facts.py says what facts are).
+-- wanted: the home page, or one that was asked for.
+CREATE TABLE IF NOT EXISTS lead.seo_page (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    audit_id bigint NOT NULL REFERENCES lead.seo_audit (id) ON DELETE CASCADE,
+    url text NOT NULL CHECK (length(url) <= 2000),
+    kind text NOT NULL CHECK (kind IN ('sitemap', 'page', 'link', 'external', 'image', 'asset')),
+    depth integer NOT NULL CHECK (depth >= 0),
+    -- Sitemaps first, then pages, then what is only looked at.
+    turn smallint NOT NULL GENERATED ALWAYS AS (CASE kind WHEN 'sitemap' THEN 0 WHEN 'page' THEN 1 ELSE 2 END) STORED,
+    in_sitemap boolean NOT NULL DEFAULT false,
+    wanted boolean NOT NULL DEFAULT false,
+    facts jsonb CHECK (jsonb_typeof(facts) = 'object'),
+    score integer CHECK (score BETWEEN 0 AND 100),
+    visited_at timestamptz,
+    UNIQUE (audit_id, url)
+);
+
+-- What a rule found on an address, once, with its life: opened, still there, fixed, opened again.
+CREATE TABLE IF NOT EXISTS lead.seo_finding (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    site text NOT NULL,
+    url text NOT NULL CHECK (length(url) <= 2000),
+    rule text NOT NULL CHECK (rule ~ '^[a-z][a-z0-9-]{1,40}$'),
+    severity text NOT NULL CHECK (severity IN ('critical', 'error', 'warning', 'notice')),
+    status text NOT NULL DEFAULT 'open' CHECK (status IN ('open', 'fixed')),
+    evidence jsonb NOT NULL DEFAULT '{}',
+    times_opened integer NOT NULL DEFAULT 1,
+    opened_by bigint NOT NULL,
+    seen_by bigint NOT NULL,
+    opened_at timestamptz NOT NULL DEFAULT now(),
+    seen_at timestamptz NOT NULL DEFAULT now(),
+    fixed_at timestamptz,
+    UNIQUE (site, url, rule),
+    CONSTRAINT seo_finding_fixed CHECK ((status = 'fixed') = (fixed_at IS NOT NULL))
+);
+
+DO $$
+BEGIN
+    IF to_regclass('lead.seo_page_waiting') IS NULL THEN
+        CREATE INDEX seo_audit_site ON lead.seo_audit (site, id);
+        CREATE INDEX seo_audit_started ON lead.seo_audit (started_at);
+        CREATE INDEX seo_page_order ON lead.seo_page (audit_id, id);
+        CREATE INDEX seo_page_waiting ON lead.seo_page (audit_id, turn, depth, id) WHERE facts IS NULL;
+        CREATE INDEX seo_finding_open ON lead.seo_finding (site, severity, url) WHERE status = 'open';
+        CREATE INDEX seo_finding_fixed_at ON lead.seo_finding (fixed_at) WHERE status = 'fixed';
+    END IF;
+END;
+$$;
+
+-- The revenue optimiser's records ------------------------------------------------------------------------------------
+-- A row a page and day: what the search engine counted (clicks, impressions, search_position) and what analytics did (the others).
+-- NULL: not counted; the two come in separate files and meet here.
+CREATE TABLE IF NOT EXISTS lead.page_metric (
+    site text NOT NULL,
+    page text NOT NULL CHECK (page LIKE '/%' AND length(page) <= 500),
+    day date NOT NULL,
+    clicks bigint CHECK (clicks >= 0),
+    impressions bigint CHECK (impressions >= 0),
+    -- Mean place among the results, weighted by impressions; 1 is the top.
+    search_position numeric(8, 3) CHECK (search_position >= 1),
+    views bigint CHECK (views >= 0),
+    sessions bigint CHECK (sessions >= 0),
+    conversions numeric(20, 4) CHECK (conversions >= 0),
+    -- Below zero where more was refunded than earned.
+    revenue_usd numeric(20, 10),
+    imported_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (site, page, day)
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+
+-- Headline and placement tests. rules: what was agreed before the first outcome (lead_coordinator/pipelines/revenue/experiment.py).
+CREATE TABLE IF NOT EXISTS lead.experiment (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    site text NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('headline', 'placement')),
+    page text NOT NULL CHECK (page LIKE '/%' AND length(page) <= 500),
+    status text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'stopped')),
+    rules jsonb NOT NULL DEFAULT '{}',
+    winner text,
+    reason text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    stopped_at timestamptz,
+    UNIQUE (site, name),
+    CONSTRAINT experiment_stopped CHECK ((status = 'stopped') = (stopped_at IS NOT NULL))
+);
+
+-- The variant at place 1 is the control. share: of the page's visitors, from now on.
+CREATE TABLE IF NOT EXISTS lead.experiment_variant (
+    experiment_id bigint NOT NULL REFERENCES lead.experiment (id) ON DELETE CASCADE,
+    variant text NOT NULL,
+    place integer NOT NULL,
+    content text NOT NULL,
+    share numeric(7, 6) NOT NULL CHECK (share BETWEEN 0 AND 1),
+    exposures bigint NOT NULL DEFAULT 0,
+    successes bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (experiment_id, variant),
+    CONSTRAINT experiment_variant_counts CHECK (successes BETWEEN 0 AND exposures)
+) WITH (fillfactor = 70);
+
+-- What was recorded and when, for the plot; a key is recorded once.
+CREATE TABLE IF NOT EXISTS lead.experiment_outcome (
+    experiment_id bigint NOT NULL REFERENCES lead.experiment (id) ON DELETE CASCADE,
+    variant text NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    exposures bigint NOT NULL CHECK (exposures >= 0),
+    successes bigint NOT NULL CHECK (successes BETWEEN 0 AND exposures),
+    outcome_key text
+);
+
+DO $$
+BEGIN
+    IF to_regclass('lead.page_metric_day') IS NULL THEN
+        CREATE INDEX page_metric_day ON lead.page_metric (day);
+    END IF;
+    IF to_regclass('lead.experiment_outcome_recorded') IS NULL THEN
+        CREATE INDEX experiment_outcome_recorded ON lead.experiment_outcome (recorded_at);
+        CREATE INDEX experiment_outcome_experiment ON lead.experiment_outcome (experiment_id, recorded_at);
+        CREATE UNIQUE INDEX experiment_outcome_key ON lead.experiment_outcome (experiment_id, outcome_key, variant)
+        WHERE outcome_key IS NOT NULL;
+    END IF;
+END;
+$$;
+
+-- Sites --------------------------------------------------------------------------------------------------------------
+-- What a site wants of the pipelines; lead_coordinator/pipelines/profile.py says what a profile may hold.
+CREATE TABLE IF NOT EXISTS lead.site (
+    site text PRIMARY KEY CHECK (site ~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'),
+    profile jsonb NOT NULL CHECK (jsonb_typeof(profile) = 'object'),
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- The last task of a pipeline's standing work for a site: an audit, a feed poll, a ranking. The next comes an interval later.
+CREATE TABLE IF NOT EXISTS lead.standing_task (
+    workflow_type text NOT NULL,
+    site text NOT NULL REFERENCES lead.site (site) ON DELETE CASCADE,
+    task_id bigint NOT NULL,
+    submitted_at timestamptz NOT NULL,
+    PRIMARY KEY (workflow_type, site)
+) WITH (fillfactor = 70);
+
+-- The intelligence engine's records ----------------------------------------------------------------------------------
+-- What is kept of a feed from poll to poll: its validators, and how it has answered.
+CREATE TABLE IF NOT EXISTS lead.feed (
+    site text NOT NULL,
+    url text NOT NULL,
+    title text NOT NULL DEFAULT '',
+    etag text,
+    last_modified text,
+    polled_at timestamptz NOT NULL,
+    changed_at timestamptz,
+    failures integer NOT NULL DEFAULT 0,
+    error text NOT NULL DEFAULT '',
+    PRIMARY KEY (site, url)
+) WITH (fillfactor = 70);
+
+-- identity: a digest of the feed and of what the feed calls the item. duplicate_of: the identity of the item that it repeats.
+-- signature: MinHash of its text, in base64. terms: content words and phrases with their weights.
+CREATE TABLE IF NOT EXISTS lead.feed_item (
+    site text NOT NULL,
+    identity text NOT NULL,
+    feed_url text NOT NULL,
+    url text NOT NULL,
+    title text NOT NULL,
+    summary text NOT NULL,
+    published_at timestamptz NOT NULL,
+    words text NOT NULL,
+    signature text NOT NULL,
+    terms jsonb NOT NULL,
+    duplicate_of text NOT NULL DEFAULT '',
+    story_id text NOT NULL,
+    seen_at timestamptz NOT NULL,
+    PRIMARY KEY (site, identity)
+);
+
+-- centroid: word -> mean normalised count.
+CREATE TABLE IF NOT EXISTS lead.story (
+    site text NOT NULL,
+    story_id text NOT NULL,
+    title text NOT NULL,
+    summary text NOT NULL DEFAULT '',
+    first_at timestamptz NOT NULL,
+    last_at timestamptz NOT NULL,
+    items integer NOT NULL,
+    centroid jsonb NOT NULL,
+    PRIMARY KEY (site, story_id)
+) WITH (fillfactor = 70);
+
+-- Items of a day (UTC) that held a term, duplicates apart; the term '' counts all items of the day.
+CREATE TABLE IF NOT EXISTS lead.term_count (
+    site text NOT NULL,
+    day date NOT NULL,
+    term text NOT NULL,
+    items integer NOT NULL CHECK (items > 0),
+    PRIMARY KEY (site, day, term)
+) WITH (fillfactor = 70);
+
+-- A topic found in a story: once a story. submitted_at: since when a content task is wanted for it.
+CREATE TABLE IF NOT EXISTS lead.topic_proposal (
+    site text NOT NULL,
+    story_id text NOT NULL,
+    title text NOT NULL,
+    value_usd numeric(20, 10),
+    details jsonb NOT NULL DEFAULT '{}',
+    proposed_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    submitted_at timestamptz,
+    PRIMARY KEY (site, story_id)
+) WITH (fillfactor = 70);
+
+DO $$
+BEGIN
+    IF to_regclass('lead.feed_item_published') IS NULL THEN
+        CREATE INDEX feed_item_published ON lead.feed_item (site, published_at);
+        CREATE INDEX feed_item_seen ON lead.feed_item (seen_at);
+        CREATE INDEX story_last ON lead.story (last_at);
+        CREATE INDEX term_count_day ON lead.term_count (day);
+    END IF;
+END;
+$$;
 
 -- Security ---------------------------------------------------------------------------------------------------------
 -- What is ours: everything in lead, and in public what is listed here.

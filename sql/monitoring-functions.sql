@@ -15,8 +15,8 @@ BEGIN
     IF to_regproc('public.orchestrate_workflow_execution') IS NULL OR to_regproc('lead.schema_version') IS NULL THEN
         RAISE EXCEPTION 'sql/resource-management.sql is not deployed here: apply it first, then sql/monitoring-functions.sql';
     END IF;
-    IF lead.schema_version() <> '0.2.0' THEN
-        RAISE EXCEPTION 'version: sql/database-schema.sql is deployed in %, this file is of 0.2.0', lead.schema_version()
+    IF lead.schema_version() <> '0.3.0' THEN
+        RAISE EXCEPTION 'version: sql/database-schema.sql is deployed in %, this file is of 0.3.0', lead.schema_version()
             USING ERRCODE = 'LC006', HINT = 'apply the four files of one version, sql/database-schema.sql first';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('lead_coordinator.deploy', 0));

@@ -19,8 +19,8 @@ BEGIN
     IF to_regclass('lead.coordinator') IS NULL OR to_regproc('lead.schema_version') IS NULL THEN
         RAISE EXCEPTION 'sql/database-schema.sql is not deployed: run it first';
     END IF;
-    IF lead.schema_version() <> '0.2.0' THEN
-        RAISE EXCEPTION 'version: sql/database-schema.sql is deployed in %, this file is of 0.2.0', lead.schema_version()
+    IF lead.schema_version() <> '0.3.0' THEN
+        RAISE EXCEPTION 'version: sql/database-schema.sql is deployed in %, this file is of 0.3.0', lead.schema_version()
             USING ERRCODE = 'LC006', HINT = 'apply the four files of one version, sql/database-schema.sql first';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('lead_coordinator.deploy', 0));
@@ -472,6 +472,10 @@ BEGIN
         'task_attempts', (SELECT coalesce(jsonb_agg(to_jsonb(a) ORDER BY a.ended_at), '[]') FROM lead.task_attempt AS a WHERE a.task_id = p_task_id),
         'calls', (SELECT coalesce(jsonb_agg(to_jsonb(c) ORDER BY c.id), '[]') FROM lead.api_call AS c WHERE c.task_id = p_task_id),
         'publication', (SELECT to_jsonb(p) FROM lead.publication AS p WHERE p.task_id = p_task_id ORDER BY p.id DESC LIMIT 1),
+        'article', (
+            SELECT jsonb_build_object('article_id', a.id, 'publication_id', a.publication_id, 'revision', a.revision, 'state', a.state)
+            FROM lead.article AS a WHERE a.task_id = p_task_id ORDER BY a.id DESC LIMIT 1
+        ),
         'dead_letter', (SELECT to_jsonb(d) FROM lead.dead_letter AS d WHERE d.task_id = p_task_id AND d.resolution IS NULL),
         'dead_letters', (SELECT coalesce(jsonb_agg(to_jsonb(d) ORDER BY d.id), '[]') FROM lead.dead_letter AS d WHERE d.task_id = p_task_id)
     );
@@ -1942,6 +1946,7 @@ BEGIN
     PERFORM update_coordinator_state('ANALYZING', v_note, p_worker_id, p_current_time);
     PERFORM lead.fold_queue_depth();
     PERFORM promote_due_tasks(p_current_time, 10000);
+    PERFORM lead.submit_standing_work(p_current_time);
 
     v_health := check_system_health_comprehensive(p_current_time);
     v_tasks := get_intelligent_scheduled_tasks(p_current_time, p_max_concurrent);
@@ -2266,8 +2271,11 @@ DECLARE
     v_cost numeric;
 BEGIN
     PERFORM lead.check_clock(p_current_time);
-    IF p_error_class IS NULL OR p_error_class NOT IN ('task_error', 'invalid_input', 'destination_down', 'rate_limited', 'budget_exhausted') THEN
-        PERFORM lead.refuse('p_error_class', p_error_class, 'task_error, invalid_input, destination_down, rate_limited or budget_exhausted is needed');
+    IF p_error_class IS NULL OR p_error_class NOT IN (
+        'task_error', 'invalid_input', 'quality', 'destination_down', 'rate_limited', 'budget_exhausted'
+    ) THEN
+        PERFORM lead.refuse('p_error_class', p_error_class,
+            'task_error, invalid_input, quality, destination_down, rate_limited or budget_exhausted is needed');
     END IF;
     IF p_retry_after_ms NOT BETWEEN 0 AND 86400000 THEN
         PERFORM lead.refuse('p_retry_after_ms', p_retry_after_ms::text, '0 to 86400000 ms are allowed');
@@ -2276,7 +2284,7 @@ BEGIN
     v_task := lead.held_task(p_task_id, p_execution_id);
 
     v_outcome := CASE
-        WHEN p_error_class = 'invalid_input' THEN 'dead_letter'
+        WHEN p_error_class IN ('invalid_input', 'quality') THEN 'dead_letter'
         WHEN p_error_class <> 'task_error' THEN 'deferred'
         WHEN v_task.attempts >= lead.setting_number('retry_limit') THEN 'dead_letter'
         ELSE 'retried'
@@ -2303,7 +2311,9 @@ BEGIN
     WHERE t.id = p_task_id;
     IF v_outcome = 'dead_letter' THEN
         v_reason := CASE p_error_class
-            WHEN 'invalid_input' THEN 'the input can not be worked on' ELSE format('failed %s times', v_task.attempts + 1)
+            WHEN 'invalid_input' THEN 'the input can not be worked on'
+            WHEN 'quality' THEN 'the result is not good enough: a person has to look at it'
+            ELSE format('failed %s times', v_task.attempts + 1)
         END;
         v_task.attempts := v_task.attempts + 1;
         PERFORM lead.bury_task(v_task, v_reason, p_error_class, v_message, v_context, p_current_time);
@@ -3390,26 +3400,32 @@ BEGIN
     END IF;
     PERFORM lead.held_execution(p_execution_id, p_fence);
     PERFORM lead.held_task(p_task_id, p_execution_id);
-    UPDATE lead.publication AS p
-    SET execution_id = p_execution_id, fence = p_fence, title = CASE p.status WHEN 'published' THEN p.title ELSE p_title END
-    WHERE p.site = p_site AND p.task_id = p_task_id
-    RETURNING p.* INTO v_publication;
+    SELECT p.* INTO v_publication FROM lead.publication AS p WHERE p.site = p_site AND p.task_id = p_task_id FOR UPDATE;
+    -- What is out already is left to whoever holds it now.
+    IF v_publication.status = 'intended' THEN
+        UPDATE lead.publication AS p
+        SET execution_id = p_execution_id, fence = p_fence, holder_task_id = p_task_id, title = p_title
+        WHERE p.id = v_publication.id
+        RETURNING p.* INTO v_publication;
+    END IF;
     WHILE v_publication.id IS NULL LOOP
         v_slug := CASE v_number WHEN 1 THEN p_slug ELSE p_slug || '-' || v_number END;
-        INSERT INTO lead.publication (task_id, site, slug, title, status, execution_id, fence, created_at)
-        VALUES (p_task_id, p_site, v_slug, p_title, 'intended', p_execution_id, p_fence, p_current_time)
+        INSERT INTO lead.publication (task_id, site, slug, title, status, execution_id, fence, holder_task_id, created_at)
+        VALUES (p_task_id, p_site, v_slug, p_title, 'intended', p_execution_id, p_fence, p_task_id, p_current_time)
         ON CONFLICT (site, slug) DO NOTHING
         RETURNING * INTO v_publication;
         v_number := v_number + 1;
     END LOOP;
     RETURN jsonb_build_object('publication_id', v_publication.id, 'slug', v_publication.slug,
-        'already_published', v_publication.status = 'published', 'url', v_publication.url);
+        'already_published', v_publication.status <> 'intended', 'url', v_publication.url);
 END;
 $$;
 
+-- The first version's, without p_article_id: beside the new one a call would be ambiguous.
+DROP FUNCTION IF EXISTS public.confirm_publication(bigint, text, bigint, text, text, jsonb, timestamptz);
 CREATE OR REPLACE FUNCTION public.confirm_publication(
     p_publication_id bigint, p_execution_id text, p_fence bigint, p_url text, p_content_sha256 text, p_details jsonb DEFAULT '{}',
-    p_current_time timestamptz DEFAULT clock_timestamp()
+    p_article_id bigint DEFAULT NULL, p_current_time timestamptz DEFAULT clock_timestamp()
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
@@ -3422,14 +3438,16 @@ BEGIN
         PERFORM lead.refuse('p_content_sha256', p_content_sha256, '64 hexadecimal digits are needed');
     END IF;
     PERFORM lead.held_execution(p_execution_id, p_fence);
+    PERFORM lead.held_publication(p_publication_id, p_execution_id, p_fence);
+    IF p_article_id IS NOT NULL THEN
+        PERFORM lead.make_current(p_article_id, p_publication_id);
+    END IF;
     UPDATE lead.publication AS p
     SET status = 'published', url = p_url, content_sha256 = p_content_sha256, details = lead.sanitise(coalesce(p_details, '{}')),
-        published_at = coalesce(p.published_at, p_current_time)
-    WHERE p.id = p_publication_id AND p.execution_id = p_execution_id AND p.fence = p_fence;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'p_publication_id: execution % does not hold publication %', p_execution_id, coalesce(p_publication_id::text, 'NULL')
-            USING ERRCODE = 'LC002';
-    END IF;
+        title = coalesce((SELECT left(a.content ->> 'title', 200) FROM lead.article AS a WHERE a.id = p_article_id), p.title),
+        published_at = coalesce(p.published_at, p_current_time), updated_at = p_current_time, changes = p.changes + 1,
+        holder_task_id = NULL
+    WHERE p.id = p_publication_id;
 END;
 $$;
 
@@ -3626,6 +3644,7 @@ BEGIN
     DELETE FROM lead.task_attempt AS a USING old_tasks AS o WHERE a.task_id = o.id;
     DELETE FROM lead.dead_letter AS d USING old_tasks AS o WHERE d.task_id = o.id;
     DELETE FROM lead.task_dependency AS d USING old_tasks AS o WHERE d.task_id = o.id;
+    DELETE FROM lead.kept_step AS k USING old_tasks AS o WHERE k.task_id = o.id;
     RETURN NULL;
 END;
 $$;
@@ -4776,6 +4795,1447 @@ BEGIN
 END;
 $$;
 
+-- The content pipeline's records -------------------------------------------------------------------------------------
+-- The publication if this lease took it last, locked; else LC002.
+CREATE OR REPLACE FUNCTION lead.held_publication(p_publication_id bigint, p_execution_id text, p_fence bigint) RETURNS lead.publication
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_publication lead.publication;
+BEGIN
+    SELECT p.* INTO v_publication FROM lead.publication AS p
+    WHERE p.id = p_publication_id AND p.execution_id = p_execution_id AND p.fence = p_fence FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'p_publication_id: execution % does not hold publication %', p_execution_id, coalesce(p_publication_id::text, 'NULL')
+            USING ERRCODE = 'LC002';
+    END IF;
+    RETURN v_publication;
+END;
+$$;
+
+-- An article's next state, if that may follow its state; else LC003.
+CREATE OR REPLACE FUNCTION lead.move_article(p_article lead.article, p_state text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_allowed text[] := CASE p_article.state
+        WHEN 'ready' THEN ARRAY['current', 'rejected']
+        WHEN 'draft' THEN ARRAY['approved', 'rejected']
+        WHEN 'in_review' THEN ARRAY['approved', 'rejected']
+        WHEN 'scheduled' THEN ARRAY['current', 'rejected']
+        WHEN 'approved' THEN ARRAY['current', 'rejected']
+        WHEN 'current' THEN ARRAY['superseded']
+        ELSE '{}'::text[]
+    END;
+BEGIN
+    IF p_state <> ALL (v_allowed) THEN
+        RAISE EXCEPTION 'p_article_id: article % cannot go from % to %; from % it may go to %', p_article.id, p_article.state, p_state,
+            p_article.state, coalesce(nullif(array_to_string(v_allowed, ', '), ''), 'nothing') USING ERRCODE = 'LC003';
+    END IF;
+    UPDATE lead.article AS a SET state = p_state WHERE a.id = p_article.id;
+END;
+$$;
+
+-- The article of a publication that is out from now on; what was out before is superseded.
+CREATE OR REPLACE FUNCTION lead.make_current(p_article_id bigint, p_publication_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_article lead.article;
+    v_before lead.article;
+BEGIN
+    SELECT a.* INTO v_article FROM lead.article AS a WHERE a.id = p_article_id AND a.publication_id = p_publication_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'p_article_id: publication % has no article %', p_publication_id, p_article_id USING ERRCODE = 'LC005';
+    END IF;
+    IF v_article.state = 'current' THEN
+        RETURN;
+    END IF;
+    SELECT a.* INTO v_before FROM lead.article AS a WHERE a.publication_id = p_publication_id AND a.state = 'current' FOR UPDATE;
+    IF FOUND THEN
+        PERFORM lead.move_article(v_before, 'superseded');
+    END IF;
+    PERFORM lead.move_article(v_article, 'current');
+END;
+$$;
+
+-- The task that brings an article out, once. It comes before what is still to be written.
+CREATE OR REPLACE FUNCTION lead.submit_change(
+    p_wish text, p_site text, p_what jsonb, p_key text, p_not_before timestamptz, p_current_time timestamptz
+) RETURNS bigint
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT (public.submit_tasks(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+        'task_type', 'content_generation', 'payload', jsonb_build_object('site', p_site, p_wish, p_what), 'priority', 100,
+        'idempotency_key', p_key, 'not_before', CASE WHEN p_not_before > p_current_time THEN p_not_before END
+    ))), p_current_time) #>> '{tasks,0,task_id}')::bigint;
+$$;
+
+CREATE OR REPLACE FUNCTION public.keep_step(
+    p_task_id bigint, p_execution_id text, p_fence bigint, p_step text, p_asked text, p_kept jsonb,
+    p_current_time timestamptz DEFAULT clock_timestamp()
+) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.check_name('p_step', p_step);
+    IF p_asked IS NULL OR p_asked !~ '^[0-9a-f]{64}$' THEN
+        PERFORM lead.refuse('p_asked', p_asked, '64 hexadecimal digits are needed');
+    END IF;
+    IF jsonb_typeof(p_kept) IS DISTINCT FROM 'object' OR octet_length(p_kept::text) > 1000000 THEN
+        PERFORM lead.refuse('p_kept', left(p_kept::text, 100), 'a JSON object of at most 1000000 bytes is needed');
+    END IF;
+    PERFORM lead.held_execution(p_execution_id, p_fence);
+    PERFORM lead.held_task(p_task_id, p_execution_id);
+    INSERT INTO lead.kept_step AS k (task_id, step, asked, kept, kept_at) VALUES (p_task_id, p_step, p_asked, p_kept, p_current_time)
+    ON CONFLICT (task_id, step) DO UPDATE SET asked = excluded.asked, kept = excluded.kept, kept_at = excluded.kept_at;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.kept_steps(p_task_id bigint) RETURNS TABLE (step text, asked text, kept jsonb, kept_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT k.step, k.asked, k.kept, k.kept_at FROM lead.kept_step AS k WHERE k.task_id = p_task_id ORDER BY k.kept_at, k.step;
+$$;
+
+-- Takes a publication over for a change of it: an update, a decision. Busy while the task that holds it is at work.
+CREATE OR REPLACE FUNCTION public.begin_update(
+    p_task_id bigint, p_execution_id text, p_fence bigint, p_publication_id bigint, p_current_time timestamptz DEFAULT clock_timestamp()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_publication lead.publication;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.held_execution(p_execution_id, p_fence);
+    PERFORM lead.held_task(p_task_id, p_execution_id);
+    SELECT p.* INTO v_publication FROM lead.publication AS p WHERE p.id = p_publication_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'p_publication_id: there is no publication %', coalesce(p_publication_id::text, 'NULL') USING ERRCODE = 'LC005';
+    END IF;
+    IF v_publication.holder_task_id <> p_task_id AND EXISTS (
+        SELECT 1 FROM lead.task AS t WHERE t.id = v_publication.holder_task_id AND t.status = 'processing'
+    ) THEN
+        RETURN jsonb_build_object('publication_id', p_publication_id, 'busy', true, 'holder_task_id', v_publication.holder_task_id);
+    END IF;
+    UPDATE lead.publication AS p SET execution_id = p_execution_id, fence = p_fence, holder_task_id = p_task_id
+    WHERE p.id = p_publication_id;
+    RETURN jsonb_build_object('publication_id', p_publication_id, 'busy', false, 'site', v_publication.site, 'slug', v_publication.slug,
+        'status', v_publication.status, 'url', v_publication.url, 'changes', v_publication.changes, 'details', v_publication.details,
+        'published_at', v_publication.published_at);
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.keep_article(
+    p_publication_id bigint, p_task_id bigint, p_execution_id text, p_fence bigint, p_content jsonb, p_details jsonb,
+    p_signature text, p_policy text, p_publish_at timestamptz DEFAULT NULL, p_current_time timestamptz DEFAULT clock_timestamp()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_publication lead.publication;
+    v_article lead.article;
+    v_state text;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    IF jsonb_typeof(p_content) IS DISTINCT FROM 'object' OR jsonb_typeof(p_content -> 'title') IS DISTINCT FROM 'string'
+        OR octet_length(p_content::text) > 2000000 THEN
+        PERFORM lead.refuse('p_content', left(p_content::text, 100), 'a JSON object with a title, of at most 2000000 bytes, is needed');
+    END IF;
+    IF jsonb_typeof(p_details) IS DISTINCT FROM 'object' OR octet_length(p_details::text) > 1000000 THEN
+        PERFORM lead.refuse('p_details', left(p_details::text, 100), 'a JSON object of at most 1000000 bytes is needed');
+    END IF;
+    IF p_signature IS NOT NULL AND (p_signature !~ '^([0-9a-f]{2})+$' OR length(p_signature) > 20000) THEN
+        PERFORM lead.refuse('p_signature', left(p_signature, 100), 'pairs of hexadecimal digits, at most 20000, or NULL are needed');
+    END IF;
+    IF p_policy IS NULL OR p_policy NOT IN ('auto', 'review', 'draft') THEN
+        PERFORM lead.refuse('p_policy', p_policy, 'auto, review or draft is needed');
+    END IF;
+    IF p_publish_at IS NOT NULL THEN
+        PERFORM lead.valid_time('p_publish_at', p_publish_at);
+    END IF;
+    PERFORM lead.held_execution(p_execution_id, p_fence);
+    PERFORM lead.held_task(p_task_id, p_execution_id);
+    v_publication := lead.held_publication(p_publication_id, p_execution_id, p_fence);
+    v_state := CASE p_policy
+        WHEN 'draft' THEN 'draft' WHEN 'review' THEN 'in_review'
+        ELSE CASE WHEN p_publish_at > p_current_time THEN 'scheduled' ELSE 'ready' END
+    END;
+    SELECT a.* INTO v_article FROM lead.article AS a WHERE a.publication_id = p_publication_id AND a.task_id = p_task_id FOR UPDATE;
+    IF v_article.state = 'ready' THEN
+        -- An attempt that died before it was published: what is written now counts.
+        UPDATE lead.article AS a
+        SET content = p_content, details = lead.sanitise(p_details), signature = decode(p_signature, 'hex'), state = v_state,
+            publish_at = p_publish_at
+        WHERE a.id = v_article.id RETURNING a.* INTO v_article;
+    ELSIF v_article.id IS NULL THEN
+        INSERT INTO lead.article (publication_id, revision, task_id, state, content, details, signature, publish_at, created_at)
+        SELECT p_publication_id, coalesce(max(o.revision), 0) + 1, p_task_id, v_state, p_content, lead.sanitise(p_details),
+            decode(p_signature, 'hex'), p_publish_at, p_current_time
+        FROM lead.article AS o WHERE o.publication_id = p_publication_id
+        RETURNING * INTO v_article;
+    END IF;
+    IF v_article.state = 'scheduled' AND v_article.publish_task_id IS NULL THEN
+        UPDATE lead.article AS a
+        SET publish_task_id = lead.submit_change('publish', v_publication.site, jsonb_build_object('article_id', a.id),
+            'publish:' || a.id, a.publish_at, p_current_time)
+        WHERE a.id = v_article.id RETURNING a.* INTO v_article;
+    END IF;
+    IF v_article.state <> 'ready' THEN
+        UPDATE lead.publication AS p SET holder_task_id = NULL WHERE p.id = p_publication_id;
+    END IF;
+    DELETE FROM lead.kept_step AS k WHERE k.task_id = p_task_id;
+    RETURN jsonb_build_object('article_id', v_article.id, 'revision', v_article.revision, 'state', v_article.state,
+        'publish_at', v_article.publish_at, 'publish_task_id', v_article.publish_task_id);
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.confirm_unpublication(
+    p_publication_id bigint, p_execution_id text, p_fence bigint, p_current_time timestamptz DEFAULT clock_timestamp()
+) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_publication lead.publication;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.held_execution(p_execution_id, p_fence);
+    v_publication := lead.held_publication(p_publication_id, p_execution_id, p_fence);
+    UPDATE lead.publication AS p
+    SET status = CASE p.status WHEN 'published' THEN 'unpublished' ELSE p.status END,
+        changes = p.changes + (p.status = 'published')::integer, updated_at = p_current_time, holder_task_id = NULL
+    WHERE p.id = p_publication_id;
+    RETURN v_publication.status = 'published';
+END;
+$$;
+
+-- What a person decides about an article that waits. Approved, a task brings it out.
+CREATE OR REPLACE FUNCTION public.decide_article(
+    p_article_id bigint, p_decision text, p_reason text DEFAULT NULL, p_publish_at timestamptz DEFAULT NULL, p_actor text DEFAULT NULL,
+    p_current_time timestamptz DEFAULT now()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_article lead.article;
+    v_site text;
+    v_slug text;
+    v_state text := CASE p_decision WHEN 'approve' THEN 'approved' WHEN 'reject' THEN 'rejected' END;
+    v_task_id bigint;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    IF v_state IS NULL THEN
+        PERFORM lead.refuse('p_decision', p_decision, 'approve or reject is needed');
+    END IF;
+    IF p_reason IS NOT NULL THEN
+        PERFORM lead.check_name('p_reason', p_reason);
+    END IF;
+    PERFORM lead.check_actor(p_actor);
+    IF p_publish_at IS NOT NULL THEN
+        PERFORM lead.valid_time('p_publish_at', p_publish_at);
+    END IF;
+    SELECT a.* INTO v_article FROM lead.article AS a WHERE a.id = p_article_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'p_article_id: there is no article %', coalesce(p_article_id::text, 'NULL') USING ERRCODE = 'LC005';
+    END IF;
+    SELECT p.site, p.slug INTO v_site, v_slug FROM lead.publication AS p WHERE p.id = v_article.publication_id;
+    PERFORM lead.move_article(v_article, v_state);
+    IF v_state = 'approved' THEN
+        v_task_id := lead.submit_change('publish', v_site, jsonb_build_object('article_id', p_article_id), 'publish:' || p_article_id,
+            coalesce(p_publish_at, v_article.publish_at), p_current_time);
+    END IF;
+    UPDATE lead.article AS a
+    SET decided_at = p_current_time, decided_by = lead.actor(p_actor), decision_reason = lead.sanitise(p_reason),
+        publish_at = coalesce(p_publish_at, a.publish_at), publish_task_id = coalesce(v_task_id, a.publish_task_id)
+    WHERE a.id = p_article_id;
+    PERFORM lead.audit(p_decision || '_article', 'article:' || p_article_id, jsonb_build_object('state', v_article.state),
+        jsonb_strip_nulls(jsonb_build_object('state', v_state, 'publish_at', p_publish_at)), p_reason, p_actor);
+    RETURN jsonb_build_object('article_id', p_article_id, 'state', v_state, 'site', v_site, 'slug', v_slug, 'publish_task_id', v_task_id);
+END;
+$$;
+
+-- Takes what is out off its site, or puts it back: a task does it, and this says which.
+CREATE OR REPLACE FUNCTION public.change_publication(
+    p_site text, p_slug text, p_wish text, p_reason text DEFAULT NULL, p_actor text DEFAULT NULL,
+    p_current_time timestamptz DEFAULT now()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_publication lead.publication;
+    v_from text := CASE p_wish WHEN 'unpublish' THEN 'published' WHEN 'republish' THEN 'unpublished' END;
+    v_task_id bigint;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.check_name('p_site', p_site);
+    PERFORM lead.check_name('p_slug', p_slug);
+    IF v_from IS NULL THEN
+        PERFORM lead.refuse('p_wish', p_wish, 'unpublish or republish is needed');
+    END IF;
+    IF p_reason IS NOT NULL THEN
+        PERFORM lead.check_name('p_reason', p_reason);
+    END IF;
+    PERFORM lead.check_actor(p_actor);
+    SELECT p.* INTO v_publication FROM lead.publication AS p WHERE p.site = p_site AND p.slug = p_slug;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'p_slug: site % has no publication %', p_site, p_slug USING ERRCODE = 'LC005';
+    END IF;
+    IF v_publication.status <> v_from THEN
+        RAISE EXCEPTION 'p_wish: publication % is %; to % it must be %', v_publication.id, v_publication.status, p_wish, v_from
+            USING ERRCODE = 'LC003';
+    END IF;
+    v_task_id := lead.submit_change(p_wish, p_site, jsonb_build_object('publication_id', v_publication.id, 'slug', p_slug),
+        format('%s:%s:%s', p_wish, v_publication.id, v_publication.changes), NULL, p_current_time);
+    PERFORM lead.audit(p_wish || '_article', 'publication:' || v_publication.id, jsonb_build_object('status', v_publication.status),
+        jsonb_build_object('wish', p_wish, 'task_id', v_task_id), p_reason, p_actor);
+    RETURN jsonb_build_object('publication_id', v_publication.id, 'site', p_site, 'slug', p_slug, 'task_id', v_task_id);
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.find_publication(p_site text, p_slug text) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    PERFORM lead.check_name('p_site', p_site);
+    PERFORM lead.check_name('p_slug', p_slug);
+    RETURN (
+        SELECT jsonb_build_object('publication_id', p.id, 'task_id', p.task_id, 'site', p.site, 'slug', p.slug, 'title', p.title,
+            'status', p.status, 'url', p.url, 'published_at', p.published_at, 'details', p.details, 'changes', p.changes,
+            'article_id', a.id, 'revision', a.revision, 'content', a.content, 'article_details', a.details)
+        FROM lead.publication AS p
+        LEFT JOIN lead.article AS a ON a.publication_id = p.id AND a.state = 'current'
+        WHERE p.site = p_site AND p.slug = p_slug
+    );
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.get_article(p_article_id bigint) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_article jsonb;
+BEGIN
+    SELECT (to_jsonb(a) - 'signature' - 'id') || jsonb_build_object('article_id', a.id, 'site', p.site, 'slug', p.slug, 'url', p.url,
+        'status', p.status, 'published_at', p.published_at) INTO v_article
+    FROM lead.article AS a INNER JOIN lead.publication AS p ON p.id = a.publication_id
+    WHERE a.id = p_article_id;
+    IF v_article IS NULL THEN
+        RAISE EXCEPTION 'p_article_id: there is no article %', coalesce(p_article_id::text, 'NULL') USING ERRCODE = 'LC005';
+    END IF;
+    RETURN v_article;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.list_articles(
+    p_site text DEFAULT NULL, p_state text DEFAULT NULL, p_limit integer DEFAULT 100
+) RETURNS TABLE (
+    article_id bigint, publication_id bigint, revision integer, site text, slug text, title text, state text, status text, url text,
+    words integer, task_id bigint, publish_at timestamptz, created_at timestamptz, decided_by text, decision_reason text
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF p_site IS NOT NULL THEN
+        PERFORM lead.check_name('p_site', p_site);
+    END IF;
+    IF p_state IS NOT NULL AND p_state NOT IN (
+        'ready', 'draft', 'in_review', 'scheduled', 'approved', 'current', 'superseded', 'rejected'
+    ) THEN
+        PERFORM lead.refuse('p_state', p_state,
+            'ready, draft, in_review, scheduled, approved, current, superseded, rejected or NULL is needed');
+    END IF;
+    PERFORM lead.check_range('p_limit', p_limit, 1, 10000);
+    RETURN QUERY
+    SELECT a.id, a.publication_id, a.revision, p.site, p.slug, left(a.content ->> 'title', 200), a.state, p.status, p.url,
+        CASE WHEN jsonb_typeof(a.content -> 'words') = 'number' THEN (a.content ->> 'words')::numeric::integer END, a.task_id,
+        a.publish_at, a.created_at, a.decided_by, a.decision_reason
+    FROM lead.article AS a
+    INNER JOIN lead.publication AS p ON p.id = a.publication_id
+    WHERE (p_site IS NULL OR p.site = p_site) AND (p_state IS NULL OR a.state = p_state)
+    ORDER BY a.id DESC
+    LIMIT p_limit;
+END;
+$$;
+
+-- Of all that is out, on every site: the signatures that a new text is compared with.
+CREATE OR REPLACE FUNCTION public.published_signatures(p_limit integer DEFAULT 100000) RETURNS TABLE (
+    publication_id bigint, site text, slug text, url text, signature bytea
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM lead.check_range('p_limit', p_limit, 1, 1000000);
+    RETURN QUERY
+    SELECT p.id, p.site, p.slug, p.url, a.signature
+    FROM lead.article AS a
+    INNER JOIN lead.publication AS p ON p.id = a.publication_id
+    WHERE a.state = 'current' AND p.status = 'published' AND a.signature IS NOT NULL
+    ORDER BY p.id DESC
+    LIMIT p_limit;
+END;
+$$;
+
+-- The SEO monitor's records -------------------------------------------------------------------------------------------
+-- Why one element of an array of addresses isn't allowed (field, value, what is), or NULL.
+CREATE OR REPLACE FUNCTION lead.seo_address_problem(p_row jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
+RETURN CASE
+    WHEN jsonb_typeof(p_row) IS DISTINCT FROM 'object' THEN format(': %s is not an object', coalesce(left(p_row::text, 100), 'NULL'))
+    WHEN jsonb_typeof(p_row -> 'url') IS DISTINCT FROM 'string' OR (p_row ->> 'url') !~ '^https?://[^/]' OR length(p_row ->> 'url') > 2000
+        THEN format('.url: %s is not an http or https address of at most 2000 characters', coalesce(left(p_row ->> 'url', 200), 'NULL'))
+    WHEN p_row ->> 'kind' IS NULL OR p_row ->> 'kind' NOT IN ('sitemap', 'page', 'link', 'external', 'image', 'asset')
+        THEN format('.kind: %s is not sitemap, page, link, external, image or asset', coalesce(left(p_row ->> 'kind', 100), 'NULL'))
+    WHEN jsonb_typeof(p_row -> 'depth') IS DISTINCT FROM 'number' OR (p_row ->> 'depth')::numeric NOT BETWEEN 0 AND 1000
+        OR (p_row ->> 'depth')::numeric <> trunc((p_row ->> 'depth')::numeric)
+        THEN format('.depth: %s is not a whole number from 0 to 1000', coalesce(left(p_row ->> 'depth', 100), 'NULL'))
+END;
+
+CREATE OR REPLACE FUNCTION lead.check_seo_addresses(p_field text, p_rows jsonb, p_most integer) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_problem record;
+BEGIN
+    IF jsonb_typeof(p_rows) IS DISTINCT FROM 'array' OR jsonb_array_length(p_rows) > p_most THEN
+        PERFORM lead.refuse(p_field, left(p_rows::text, 100), format('an array of at most %s objects is needed', p_most));
+    END IF;
+    SELECT r.place, lead.seo_address_problem(r.value) AS problem INTO v_problem
+    FROM jsonb_array_elements(p_rows) WITH ORDINALITY AS r (value, place)
+    WHERE lead.seo_address_problem(r.value) IS NOT NULL
+    ORDER BY r.place LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '%[%]%', p_field, v_problem.place - 1, v_problem.problem USING ERRCODE = '22023';
+    END IF;
+END;
+$$;
+
+-- Puts addresses into the frontier, each once, as long as there is room. The audit's row is locked by the caller.
+CREATE OR REPLACE FUNCTION lead.add_seo_pages(p_audit_id bigint, p_rows jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_audit lead.seo_audit;
+    v_pages integer;
+    v_resources integer;
+    v_turned_away boolean;
+BEGIN
+    SELECT a.* INTO STRICT v_audit FROM lead.seo_audit AS a WHERE a.id = p_audit_id;
+    -- What was found before may turn out to be more: listed by a sitemap, or a page rather than a mere link.
+    UPDATE lead.seo_page AS p
+    SET in_sitemap = p.in_sitemap OR f.in_sitemap,
+        kind = CASE WHEN p.kind = 'link' AND f.is_page AND p.facts IS NULL THEN 'page' ELSE p.kind END,
+        depth = least(p.depth, f.depth)
+    FROM (
+        SELECT r.url, bool_or(coalesce(r.in_sitemap, false)) AS in_sitemap, bool_or(r.kind = 'page') AS is_page, min(r.depth) AS depth
+        FROM jsonb_to_recordset(p_rows) AS r (url text, kind text, depth integer, in_sitemap boolean)
+        GROUP BY r.url
+    ) AS f
+    WHERE p.audit_id = p_audit_id AND p.url = f.url
+        AND ((f.in_sitemap AND NOT p.in_sitemap) OR (p.kind = 'link' AND f.is_page AND p.facts IS NULL) OR p.depth > f.depth);
+
+    WITH fresh AS (
+        SELECT DISTINCT ON (r.url) r.url, r.kind, r.depth, r.place,
+            bool_or(coalesce(r.in_sitemap, false)) OVER (PARTITION BY r.url) AS in_sitemap,
+            bool_or(coalesce(r.wanted, false)) OVER (PARTITION BY r.url) AS wanted
+        FROM ROWS FROM (jsonb_to_recordset(p_rows) AS (url text, kind text, depth integer, in_sitemap boolean, wanted boolean))
+            WITH ORDINALITY AS r (url, kind, depth, in_sitemap, wanted, place)
+        WHERE NOT EXISTS (SELECT 1 FROM lead.seo_page AS p WHERE p.audit_id = p_audit_id AND p.url = r.url)
+        -- The same address as page and as image is a page.
+        ORDER BY r.url, CASE r.kind WHEN 'sitemap' THEN 0 WHEN 'page' THEN 1 ELSE 2 END, r.place
+    ), numbered AS (
+        SELECT f.*, f.kind IN ('page', 'sitemap') AS is_page,
+            row_number() OVER (PARTITION BY f.kind IN ('page', 'sitemap') ORDER BY f.wanted DESC, f.depth, f.place) AS number
+        FROM fresh AS f
+    ), admitted AS (
+        INSERT INTO lead.seo_page (audit_id, url, kind, depth, in_sitemap, wanted)
+        SELECT p_audit_id, n.url, n.kind, n.depth, n.in_sitemap, n.wanted FROM numbered AS n
+        WHERE n.number <= CASE WHEN n.is_page THEN v_audit.max_pages - v_audit.pages ELSE v_audit.max_resources - v_audit.resources END
+        ORDER BY n.number
+        RETURNING kind
+    )
+    SELECT count(*) FILTER (WHERE a.kind IN ('page', 'sitemap')), count(*) FILTER (WHERE a.kind NOT IN ('page', 'sitemap')),
+        (SELECT count(*) FROM numbered) > count(*)
+    INTO v_pages, v_resources, v_turned_away
+    FROM admitted AS a;
+    UPDATE lead.seo_audit AS a
+    SET pages = a.pages + v_pages, resources = a.resources + v_resources, complete = a.complete AND NOT v_turned_away
+    WHERE a.id = p_audit_id;
+END;
+$$;
+
+-- The same key again gives the same audit, so that an attempt which comes later goes on where the one before stopped.
+CREATE OR REPLACE FUNCTION public.begin_seo_audit(
+    p_key text, p_site text, p_scope text, p_start_url text, p_pages jsonb, p_max_pages integer DEFAULT 2000,
+    p_max_resources integer DEFAULT 4000, p_current_time timestamptz DEFAULT now()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_audit lead.seo_audit;
+    v_created boolean := true;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.check_name('p_key', p_key);
+    PERFORM lead.check_name('p_site', p_site);
+    IF p_scope IS NULL OR p_scope NOT IN ('site', 'pages') THEN
+        PERFORM lead.refuse('p_scope', p_scope, 'site or pages is needed');
+    END IF;
+    IF p_start_url IS NULL OR p_start_url !~ '^https?://[^/]' OR length(p_start_url) > 2000 THEN
+        PERFORM lead.refuse('p_start_url', p_start_url, 'an http or https address of at most 2000 characters is needed');
+    END IF;
+    PERFORM lead.check_range('p_max_pages', p_max_pages, 1, 100000);
+    PERFORM lead.check_range('p_max_resources', p_max_resources, 0, 100000);
+    PERFORM lead.check_seo_addresses('p_pages', p_pages, 1000);
+    INSERT INTO lead.seo_audit (site, audit_key, scope, start_url, max_pages, max_resources, previous_id, started_at)
+    VALUES (
+        p_site, p_key, p_scope, p_start_url, p_max_pages, p_max_resources,
+        (SELECT max(a.id) FROM lead.seo_audit AS a WHERE a.site = p_site AND a.scope = 'site' AND a.status = 'finished'), p_current_time
+    )
+    ON CONFLICT (audit_key) DO NOTHING
+    RETURNING * INTO v_audit;
+    IF v_audit.id IS NULL THEN
+        v_created := false;
+        SELECT a.* INTO STRICT v_audit FROM lead.seo_audit AS a WHERE a.audit_key = p_key;
+        IF v_audit.site <> p_site OR v_audit.scope <> p_scope THEN
+            PERFORM lead.refuse('p_key', p_key, format('it names an audit of %s, scope %s, already', v_audit.site, v_audit.scope));
+        END IF;
+    ELSE
+        PERFORM lead.add_seo_pages(v_audit.id, p_pages);
+    END IF;
+    RETURN jsonb_build_object('audit_id', v_audit.id, 'created', v_created);
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.get_seo_audit(p_audit_id bigint) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_audit jsonb := (SELECT to_jsonb(a) FROM lead.seo_audit AS a WHERE a.id = p_audit_id);
+BEGIN
+    IF v_audit IS NULL THEN
+        RAISE EXCEPTION 'p_audit_id: there is no audit %', coalesce(p_audit_id::text, 'NULL') USING ERRCODE = 'LC005';
+    END IF;
+    RETURN v_audit || jsonb_build_object('waiting',
+        (SELECT count(*) FROM lead.seo_page AS p WHERE p.audit_id = p_audit_id AND p.facts IS NULL));
+END;
+$$;
+
+-- What is to be visited next. earlier: the facts of the same page in the audit before, where its server named a version.
+CREATE OR REPLACE FUNCTION public.next_seo_pages(p_audit_id bigint, p_limit integer DEFAULT 50) RETURNS TABLE (
+    page_id bigint, url text, kind text, depth integer, earlier jsonb
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    PERFORM lead.check_range('p_limit', p_limit, 1, 1000);
+    RETURN QUERY
+    SELECT w.id, w.url, w.kind, w.depth, e.facts
+    FROM (
+        SELECT p.id, p.url, p.kind, p.depth, p.turn FROM lead.seo_page AS p
+        WHERE p.audit_id = p_audit_id AND p.facts IS NULL
+        ORDER BY p.turn, p.depth, p.id LIMIT p_limit
+    ) AS w
+    LEFT JOIN lead.seo_page AS e
+        ON e.audit_id = (SELECT a.previous_id FROM lead.seo_audit AS a WHERE a.id = p_audit_id) AND e.url = w.url
+        AND w.kind = 'page' AND e.kind = 'page' AND e.facts ? 'html' AND (e.facts -> 'visit' ?| ARRAY['etag', 'last_modified'])
+    ORDER BY w.turn, w.depth, w.id;
+END;
+$$;
+
+-- p_pages: [{page_id, facts}], what was visited; p_found: [{url, kind, depth, in_sitemap}], what that led to. A page that was
+-- recorded before keeps what it has.
+CREATE OR REPLACE FUNCTION public.record_seo_pages(
+    p_audit_id bigint, p_execution_id text, p_fence bigint, p_pages jsonb, p_found jsonb DEFAULT '[]',
+    p_current_time timestamptz DEFAULT clock_timestamp()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_audit lead.seo_audit;
+    v_recorded bigint;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    IF jsonb_typeof(p_pages) IS DISTINCT FROM 'array' OR jsonb_array_length(p_pages) > 1000 OR EXISTS (
+        SELECT 1 FROM jsonb_array_elements(p_pages) AS r (value)
+        WHERE jsonb_typeof(r.value -> 'page_id') IS DISTINCT FROM 'number' OR jsonb_typeof(r.value -> 'facts') IS DISTINCT FROM 'object'
+    ) THEN
+        PERFORM lead.refuse('p_pages', left(p_pages::text, 100), 'an array of at most 1000 objects with page_id and facts is needed');
+    END IF;
+    PERFORM lead.check_seo_addresses('p_found', p_found, 100000);
+    PERFORM lead.held_execution(p_execution_id, p_fence);
+    SELECT a.* INTO v_audit FROM lead.seo_audit AS a WHERE a.id = p_audit_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'p_audit_id: there is no audit %', coalesce(p_audit_id::text, 'NULL') USING ERRCODE = 'LC005';
+    END IF;
+    v_recorded := 0;
+    IF v_audit.status = 'running' THEN
+        UPDATE lead.seo_page AS p SET facts = r.facts, visited_at = p_current_time
+        FROM jsonb_to_recordset(p_pages) AS r (page_id bigint, facts jsonb)
+        WHERE p.id = r.page_id AND p.audit_id = p_audit_id AND p.facts IS NULL;
+        GET DIAGNOSTICS v_recorded = ROW_COUNT;
+        PERFORM lead.add_seo_pages(p_audit_id, p_found);
+    END IF;
+    RETURN (
+        SELECT jsonb_build_object('recorded', v_recorded, 'waiting', count(p.id)) FROM lead.seo_page AS p
+        WHERE p.audit_id = p_audit_id AND p.facts IS NULL
+    );
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.get_seo_pages(p_audit_id bigint, p_after bigint DEFAULT 0, p_limit integer DEFAULT 200) RETURNS TABLE (
+    page_id bigint, url text, kind text, in_sitemap boolean, wanted boolean, facts jsonb, score integer
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    PERFORM lead.check_range('p_limit', p_limit, 1, 1000);
+    RETURN QUERY
+    SELECT p.id, p.url, p.kind, p.in_sitemap, p.wanted, p.facts, p.score FROM lead.seo_page AS p
+    WHERE p.audit_id = p_audit_id AND p.id > coalesce(p_after, 0) AND p.facts IS NOT NULL
+    ORDER BY p.id LIMIT p_limit;
+END;
+$$;
+
+-- p_findings: [{url, rule, severity, evidence}], all that the audit found. p_unread: addresses that gave nothing this time; what
+-- was found on them before stays as it is. p_rules: the rules that were checked, NULL for all. What was open, was checked, and
+-- isn't found any more, is fixed. Called again for a finished audit it changes nothing and gives the same answer.
+CREATE OR REPLACE FUNCTION public.finish_seo_audit(
+    p_audit_id bigint, p_execution_id text, p_fence bigint, p_findings jsonb, p_scores jsonb DEFAULT '{}',
+    p_site_score numeric DEFAULT NULL, p_unread jsonb DEFAULT '[]', p_rules text[] DEFAULT NULL, p_summary jsonb DEFAULT '{}',
+    p_current_time timestamptz DEFAULT clock_timestamp()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_audit lead.seo_audit;
+    v_changes jsonb;
+    v_fixed jsonb;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    IF jsonb_typeof(p_findings) IS DISTINCT FROM 'array' OR jsonb_array_length(p_findings) > 500000 OR EXISTS (
+        SELECT 1 FROM jsonb_array_elements(p_findings) AS r (value)
+        WHERE coalesce(r.value ->> 'url', '') !~ '^https?://' OR length(r.value ->> 'url') > 2000
+            OR coalesce(r.value ->> 'rule', '') !~ '^[a-z][a-z0-9-]{1,40}$'
+            OR coalesce(r.value ->> 'severity', '') NOT IN ('critical', 'error', 'warning', 'notice')
+    ) THEN
+        PERFORM lead.refuse('p_findings', left(p_findings::text, 100),
+            'an array of at most 500000 objects with url, rule and severity (critical, error, warning, notice) is needed');
+    END IF;
+    IF jsonb_typeof(p_scores) IS DISTINCT FROM 'object' THEN
+        PERFORM lead.refuse('p_scores', left(p_scores::text, 100), 'an object of addresses and scores from 0 to 100 is needed');
+    END IF;
+    IF jsonb_typeof(p_unread) IS DISTINCT FROM 'array' THEN
+        PERFORM lead.refuse('p_unread', left(p_unread::text, 100), 'an array of addresses is needed');
+    END IF;
+    IF jsonb_typeof(p_summary) IS DISTINCT FROM 'object' THEN
+        PERFORM lead.refuse('p_summary', left(p_summary::text, 100), 'an object is needed');
+    END IF;
+    IF p_site_score NOT BETWEEN 0 AND 100 THEN
+        PERFORM lead.refuse('p_site_score', p_site_score::text, '0 to 100 is allowed');
+    END IF;
+    PERFORM lead.held_execution(p_execution_id, p_fence);
+    SELECT a.* INTO v_audit FROM lead.seo_audit AS a WHERE a.id = p_audit_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'p_audit_id: there is no audit %', coalesce(p_audit_id::text, 'NULL') USING ERRCODE = 'LC005';
+    END IF;
+    IF v_audit.status = 'finished' THEN
+        RETURN v_audit.changes;
+    END IF;
+    -- Two audits of a site that end together follow each other; in one order they can't wait in a circle.
+    PERFORM pg_advisory_xact_lock(hashtextextended('lead_coordinator.seo:' || v_audit.site, 0));
+
+    WITH written AS (
+        INSERT INTO lead.seo_finding AS f (site, url, rule, severity, evidence, opened_by, seen_by, opened_at, seen_at)
+        SELECT DISTINCT ON (r.url, r.rule) v_audit.site, r.url, r.rule, r.severity, coalesce(r.evidence, '{}'), p_audit_id, p_audit_id,
+            p_current_time, p_current_time
+        FROM jsonb_to_recordset(p_findings) AS r (url text, rule text, severity text, evidence jsonb)
+        ORDER BY r.url, r.rule
+        ON CONFLICT (site, url, rule) DO UPDATE SET
+            severity = excluded.severity,
+            evidence = excluded.evidence,
+            status = 'open',
+            times_opened = f.times_opened + (f.status = 'fixed')::integer,
+            opened_by = CASE f.status WHEN 'fixed' THEN p_audit_id ELSE f.opened_by END,
+            opened_at = CASE f.status WHEN 'fixed' THEN p_current_time ELSE f.opened_at END,
+            seen_by = p_audit_id,
+            seen_at = p_current_time,
+            fixed_at = NULL
+        RETURNING f.id, f.url, f.rule, f.severity, f.times_opened,
+            CASE WHEN f.opened_by <> p_audit_id THEN 'still' WHEN f.times_opened = 1 THEN 'opened' ELSE 'regressed' END AS life
+    )
+    SELECT jsonb_build_object(
+        'opened', count(*) FILTER (WHERE w.life = 'opened'),
+        'regressed', count(*) FILTER (WHERE w.life = 'regressed'),
+        'still', count(*) FILTER (WHERE w.life = 'still'),
+        'new_critical', coalesce(jsonb_agg(jsonb_build_object('finding_id', w.id, 'url', w.url, 'rule', w.rule, 'times_opened',
+            w.times_opened) ORDER BY w.id) FILTER (WHERE w.life <> 'still' AND w.severity = 'critical'), '[]')
+    ) INTO v_changes
+    FROM written AS w;
+
+    WITH gone AS (
+        UPDATE lead.seo_finding AS f SET status = 'fixed', fixed_at = p_current_time
+        WHERE f.site = v_audit.site AND f.status = 'open' AND f.seen_by <> p_audit_id
+            AND (p_rules IS NULL OR f.rule = ANY (p_rules))
+            AND NOT p_unread ? f.url
+            -- What a limit, or a page that didn't answer, kept us from seeing may still be there, and what wasn't asked for was not
+            -- looked at.
+            AND ((v_audit.scope = 'site' AND ((v_audit.complete AND p_unread = '[]') OR f.url LIKE '%/robots.txt')) OR EXISTS (
+                SELECT 1 FROM lead.seo_page AS p
+                WHERE p.audit_id = p_audit_id AND p.url = f.url AND p.facts IS NOT NULL AND (v_audit.scope = 'site' OR p.wanted)
+            ))
+        RETURNING f.id, f.url, f.rule
+    )
+    SELECT jsonb_build_object('fixed', count(*), 'fixed_samples',
+        coalesce((SELECT jsonb_agg(jsonb_build_array(s.url, s.rule)) FROM (SELECT g.url, g.rule FROM gone AS g ORDER BY g.id LIMIT 20) AS s), '[]'))
+    INTO v_fixed
+    FROM gone;
+
+    UPDATE lead.seo_page AS p SET score = (s.value #>> '{}')::integer
+    FROM jsonb_each(p_scores) AS s (key, value)
+    WHERE p.audit_id = p_audit_id AND p.url = s.key;
+    v_changes := v_changes || v_fixed || jsonb_build_object('audit_id', p_audit_id, 'previous_id', v_audit.previous_id, 'previous_score',
+        (SELECT b.site_score FROM lead.seo_audit AS b WHERE b.id = v_audit.previous_id));
+    UPDATE lead.seo_audit AS a
+    SET status = 'finished', finished_at = p_current_time, site_score = p_site_score, summary = p_summary, changes = v_changes
+    WHERE a.id = p_audit_id;
+    -- Pages are kept for the audit after: of the last one of the whole site, and of this one.
+    DELETE FROM lead.seo_page AS p USING lead.seo_audit AS a
+    WHERE a.id = p.audit_id AND a.site = v_audit.site AND a.status = 'finished' AND a.id <> p_audit_id
+        AND a.id IS DISTINCT FROM CASE v_audit.scope WHEN 'pages' THEN v_audit.previous_id END;
+    RETURN v_changes;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.list_seo_findings(p_site text, p_status text DEFAULT 'open', p_limit integer DEFAULT 1000) RETURNS TABLE (
+    finding_id bigint, url text, rule text, severity text, status text, evidence jsonb, times_opened integer, opened_at timestamptz,
+    seen_at timestamptz, fixed_at timestamptz
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    IF p_status IS NOT NULL AND p_status NOT IN ('open', 'fixed') THEN
+        PERFORM lead.refuse('p_status', p_status, 'open, fixed, or NULL for both is needed');
+    END IF;
+    PERFORM lead.check_range('p_limit', p_limit, 1, 100000);
+    RETURN QUERY
+    SELECT f.id, f.url, f.rule, f.severity, f.status, f.evidence, f.times_opened, f.opened_at, f.seen_at, f.fixed_at
+    FROM lead.seo_finding AS f
+    WHERE f.site = p_site AND (p_status IS NULL OR f.status = p_status)
+    ORDER BY array_position(ARRAY['critical', 'error', 'warning', 'notice'], f.severity), f.url, f.rule
+    LIMIT p_limit;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.list_seo_audits(p_site text, p_limit integer DEFAULT 20) RETURNS TABLE (
+    audit_id bigint, scope text, status text, start_url text, pages integer, resources integer, complete boolean, site_score numeric,
+    summary jsonb, changes jsonb, started_at timestamptz, finished_at timestamptz
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    PERFORM lead.check_range('p_limit', p_limit, 1, 1000);
+    RETURN QUERY
+    SELECT a.id, a.scope, a.status, a.start_url, a.pages, a.resources, a.complete, a.site_score, a.summary, a.changes, a.started_at, a.finished_at
+    FROM lead.seo_audit AS a
+    WHERE a.site = p_site
+    ORDER BY a.id DESC LIMIT p_limit;
+END;
+$$;
+
+-- The revenue optimiser's records ------------------------------------------------------------------------------------
+-- Why one element of p_rows is not allowed (field, value, what is), or NULL.
+CREATE OR REPLACE FUNCTION lead.page_metric_problem(p_row jsonb, p_latest date) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_page text;
+    v_day text;
+    v_unknown text;
+    v_field record;
+BEGIN
+    IF jsonb_typeof(p_row) IS DISTINCT FROM 'object' THEN
+        RETURN format(': %s is not an object', coalesce(left(p_row::text, 100), 'NULL'));
+    END IF;
+    v_unknown := (
+        SELECT k FROM jsonb_object_keys(p_row) AS k
+        WHERE k NOT IN ('page', 'day', 'clicks', 'impressions', 'position', 'views', 'sessions', 'conversions', 'revenue_usd') LIMIT 1
+    );
+    IF v_unknown IS NOT NULL THEN
+        RETURN format('.%s: there is no such field; page, day, clicks, impressions, position, views, sessions, conversions and revenue_usd are known',
+            left(v_unknown, 100));
+    END IF;
+    v_page := p_row ->> 'page';
+    IF jsonb_typeof(p_row -> 'page') IS DISTINCT FROM 'string' OR v_page NOT LIKE '/%' OR length(v_page) > 500 OR v_page ~ '[[:cntrl:]]' THEN
+        RETURN format('.page: %s is not a path that begins with / and has at most 500 characters', coalesce(left(v_page, 200), 'NULL'));
+    END IF;
+    v_day := p_row ->> 'day';
+    IF jsonb_typeof(p_row -> 'day') IS DISTINCT FROM 'string' OR v_day !~ '^2[01][0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$'
+        OR substr(v_day, 9)::integer > extract(DAY FROM
+            make_date(left(v_day, 4)::integer, substr(v_day, 6, 2)::integer, 1) + interval '1 month' - interval '1 day')
+        OR v_day::date > p_latest THEN
+        RETURN format('.day: %s is not a date from 2000-01-01 to %s', coalesce(left(v_day, 100), 'NULL'), p_latest);
+    END IF;
+    IF p_row - 'page' - 'day' = '{}' OR jsonb_strip_nulls(p_row) - 'page' - 'day' = '{}' THEN
+        RETURN ': it holds no figure';
+    END IF;
+    FOR v_field IN
+        SELECT f.name, f.least, f.most, f.whole, p_row -> f.name AS value
+        FROM (VALUES
+            ('clicks', 0, 1e12, true), ('impressions', 0, 1e12, true), ('position', 1, 10000, false), ('views', 0, 1e12, true),
+            ('sessions', 0, 1e12, true), ('conversions', 0, 1e12, false), ('revenue_usd', -1e9, 1e9, false)
+        ) AS f (name, least, most, whole)
+        WHERE coalesce(p_row -> f.name, 'null') <> 'null'
+    LOOP
+        IF jsonb_typeof(v_field.value) <> 'number' THEN
+            RETURN format('.%s: %s is not a number', v_field.name, left(v_field.value::text, 100));
+        END IF;
+        IF v_field.value::numeric NOT BETWEEN v_field.least AND v_field.most
+            OR (v_field.whole AND v_field.value::numeric <> trunc(v_field.value::numeric)) THEN
+            RETURN format('.%s: %s is not a %snumber from %s to %s', v_field.name, left(v_field.value::text, 100),
+                CASE WHEN v_field.whole THEN 'whole ' ELSE '' END, v_field.least::numeric(20, 0), v_field.most::numeric(20, 0));
+        END IF;
+    END LOOP;
+    IF (p_row ->> 'clicks')::numeric > (p_row ->> 'impressions')::numeric THEN
+        RETURN format('.clicks: %s is more than the impressions, %s', p_row ->> 'clicks', p_row ->> 'impressions');
+    END IF;
+    RETURN NULL;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.import_page_metrics(p_site text, p_rows jsonb, p_current_time timestamptz DEFAULT now()) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_problem record;
+    v_twice record;
+    v_inserted bigint;
+    v_updated bigint;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.check_name('p_site', p_site);
+    IF jsonb_typeof(p_rows) IS DISTINCT FROM 'array' THEN
+        PERFORM lead.refuse('p_rows', p_rows::text, 'an array of 1 to 10000 objects is needed');
+    END IF;
+    IF jsonb_array_length(p_rows) NOT BETWEEN 1 AND 10000 THEN
+        PERFORM lead.refuse('p_rows', jsonb_array_length(p_rows)::text || ' rows', 'an array of 1 to 10000 objects is needed');
+    END IF;
+    -- A day that is over somewhere on earth may be reported.
+    SELECT r.place, x.problem INTO v_problem
+    FROM jsonb_array_elements(p_rows) WITH ORDINALITY AS r (value, place)
+    CROSS JOIN LATERAL (SELECT lead.page_metric_problem(r.value, (p_current_time AT TIME ZONE 'UTC')::date + 1) AS problem) AS x
+    WHERE x.problem IS NOT NULL
+    ORDER BY r.place LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'p_rows[%]%', v_problem.place - 1, v_problem.problem USING ERRCODE = '22023';
+    END IF;
+    SELECT r.value ->> 'page' AS page, r.value ->> 'day' AS day, count(*) AS times INTO v_twice
+    FROM jsonb_array_elements(p_rows) AS r (value)
+    GROUP BY 1, 2 HAVING count(*) > 1 ORDER BY 1, 2 LIMIT 1;
+    IF FOUND THEN
+        PERFORM lead.refuse('p_rows', format('%s on %s, %s times', v_twice.page, v_twice.day, v_twice.times), 'a row a page and day is needed');
+    END IF;
+
+    -- In the order of the key, so that two imports can't wait for each other in a circle.
+    WITH written AS (
+        INSERT INTO lead.page_metric AS m (
+            site, page, day, clicks, impressions, search_position, views, sessions, conversions, revenue_usd, imported_at
+        )
+        SELECT p_site, r.page, r.day, r.clicks::bigint, r.impressions::bigint, r.position, r.views::bigint, r.sessions::bigint, r.conversions,
+            r.revenue_usd, p_current_time
+        FROM jsonb_to_recordset(p_rows) AS r (
+            page text, day date, clicks numeric, impressions numeric, position numeric, views numeric, sessions numeric, conversions numeric,
+            revenue_usd numeric
+        )
+        ORDER BY r.page, r.day
+        ON CONFLICT (site, page, day) DO UPDATE SET
+            clicks = coalesce(excluded.clicks, m.clicks),
+            impressions = coalesce(excluded.impressions, m.impressions),
+            search_position = coalesce(excluded.search_position, m.search_position),
+            views = coalesce(excluded.views, m.views),
+            sessions = coalesce(excluded.sessions, m.sessions),
+            conversions = coalesce(excluded.conversions, m.conversions),
+            revenue_usd = coalesce(excluded.revenue_usd, m.revenue_usd),
+            imported_at = excluded.imported_at
+        RETURNING (xmax = 0) AS is_new
+    )
+    SELECT count(*) FILTER (WHERE w.is_new), count(*) FILTER (WHERE NOT w.is_new) INTO v_inserted, v_updated FROM written AS w;
+    RETURN jsonb_build_object('inserted', v_inserted, 'updated', v_updated);
+END;
+$$;
+
+-- The first variant is the control. The same experiment again changes nothing; the same name for another one is refused.
+CREATE OR REPLACE FUNCTION public.create_experiment(
+    p_site text, p_name text, p_kind text, p_page text, p_variants jsonb, p_rules jsonb DEFAULT '{}',
+    p_current_time timestamptz DEFAULT now()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_unknown text;
+    v_bad record;
+    v_number integer;
+    v_experiment lead.experiment%rowtype;
+    v_same boolean;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.check_name('p_site', p_site);
+    PERFORM lead.check_name('p_name', p_name);
+    IF p_kind IS NULL OR p_kind NOT IN ('headline', 'placement') THEN
+        PERFORM lead.refuse('p_kind', p_kind, 'headline or placement is needed');
+    END IF;
+    IF p_page IS NULL OR p_page NOT LIKE '/%' OR length(p_page) > 500 OR p_page ~ '[[:cntrl:]]' THEN
+        PERFORM lead.refuse('p_page', p_page, 'a path that begins with / and has at most 500 characters is needed');
+    END IF;
+    IF jsonb_typeof(p_variants) IS DISTINCT FROM 'array' THEN
+        PERFORM lead.refuse('p_variants', p_variants::text, 'an array of 2 to 10 objects is needed');
+    END IF;
+    v_number := jsonb_array_length(p_variants);
+    IF v_number NOT BETWEEN 2 AND 10 THEN
+        PERFORM lead.refuse('p_variants', v_number || ' variants', 'an array of 2 to 10 objects is needed');
+    END IF;
+    SELECT v.place - 1 AS place, v.value INTO v_bad
+    FROM jsonb_array_elements(p_variants) WITH ORDINALITY AS v (value, place)
+    WHERE jsonb_typeof(v.value) <> 'object' OR v.value - 'variant' - 'content' <> '{}'
+        OR jsonb_typeof(v.value -> 'variant') IS DISTINCT FROM 'string' OR v.value ->> 'variant' !~ '^[a-zA-Z0-9][a-zA-Z0-9_-]{0,39}$'
+        OR jsonb_typeof(v.value -> 'content') IS DISTINCT FROM 'string' OR length(v.value ->> 'content') NOT BETWEEN 1 AND 1000
+        OR v.value ->> 'content' ~ '[[:cntrl:]]'
+    ORDER BY v.place LIMIT 1;
+    IF FOUND THEN
+        PERFORM lead.refuse(format('p_variants[%s]', v_bad.place), v_bad.value::text,
+            '"variant" (1 to 40 letters, digits, - and _) and "content" (1 to 1000 characters without control characters) are needed');
+    END IF;
+    IF (SELECT count(DISTINCT v.value ->> 'variant') FROM jsonb_array_elements(p_variants) AS v (value)) < v_number THEN
+        PERFORM lead.refuse('p_variants', p_variants::text, 'each variant needs a name of its own');
+    END IF;
+    IF jsonb_typeof(p_rules) IS DISTINCT FROM 'object' THEN
+        PERFORM lead.refuse('p_rules', p_rules::text, 'an object is needed');
+    END IF;
+    v_unknown := (
+        SELECT k FROM jsonb_object_keys(p_rules) AS k
+        WHERE k NOT IN ('minimum_exposures', 'maximum_days', 'maximum_regret', 'error_rate', 'minimum_share') LIMIT 1
+    );
+    IF v_unknown IS NOT NULL THEN
+        PERFORM lead.refuse('p_rules', v_unknown, 'its keys are minimum_exposures, maximum_days, maximum_regret, error_rate and minimum_share');
+    END IF;
+    PERFORM lead.check_number_at('p_rules', p_rules, 'minimum_exposures', 1, 1e9, true);
+    PERFORM lead.check_number_at('p_rules', p_rules, 'maximum_days', 1, 180, true);
+    PERFORM lead.check_number_at('p_rules', p_rules, 'maximum_regret', 1, 1e9);
+    PERFORM lead.check_number_at('p_rules', p_rules, 'error_rate', 0.001, 0.5);
+    PERFORM lead.check_number_at('p_rules', p_rules, 'minimum_share', 0, 0.5);
+
+    INSERT INTO lead.experiment (site, name, kind, page, rules, created_at)
+    VALUES (p_site, p_name, p_kind, p_page, p_rules, p_current_time)
+    ON CONFLICT (site, name) DO NOTHING RETURNING * INTO v_experiment;
+    IF v_experiment.id IS NOT NULL THEN
+        INSERT INTO lead.experiment_variant (experiment_id, variant, place, content, share)
+        SELECT v_experiment.id, v.value ->> 'variant', v.place, v.value ->> 'content', 1.0 / v_number
+        FROM jsonb_array_elements(p_variants) WITH ORDINALITY AS v (value, place);
+        RETURN jsonb_build_object('experiment_id', v_experiment.id, 'created', true);
+    END IF;
+    SELECT e.* INTO v_experiment FROM lead.experiment AS e WHERE e.site = p_site AND e.name = p_name;
+    v_same := v_experiment.kind = p_kind AND v_experiment.page = p_page AND v_experiment.rules = p_rules AND p_variants = (
+        SELECT jsonb_agg(jsonb_build_object('variant', v.variant, 'content', v.content) ORDER BY v.place)
+        FROM lead.experiment_variant AS v WHERE v.experiment_id = v_experiment.id
+    );
+    IF NOT v_same THEN
+        PERFORM lead.refuse('p_name', p_name, 'it names another experiment of this site');
+    END IF;
+    RETURN jsonb_build_object('experiment_id', v_experiment.id, 'created', false);
+END;
+$$;
+
+-- The experiment, locked. What is recorded and what is decided wait for one another.
+CREATE OR REPLACE FUNCTION lead.locked_experiment(p_experiment_id bigint) RETURNS lead.experiment
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_experiment lead.experiment%rowtype;
+BEGIN
+    SELECT e.* INTO v_experiment FROM lead.experiment AS e WHERE e.id = p_experiment_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'p_experiment_id: there is no experiment %', coalesce(p_experiment_id::text, 'NULL') USING ERRCODE = 'LC005';
+    END IF;
+    RETURN v_experiment;
+END;
+$$;
+
+-- What happened to visitors since the last time: counts, not totals. With a key, the same counts are recorded once.
+CREATE OR REPLACE FUNCTION public.record_outcomes(
+    p_experiment_id bigint, p_outcomes jsonb, p_key text DEFAULT NULL, p_current_time timestamptz DEFAULT now()
+) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_experiment lead.experiment%rowtype;
+    v_bad record;
+    v_place integer := 0;
+    v_outcome jsonb;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    IF p_key IS NOT NULL THEN
+        PERFORM lead.check_name('p_key', p_key);
+    END IF;
+    IF jsonb_typeof(p_outcomes) IS DISTINCT FROM 'array' THEN
+        PERFORM lead.refuse('p_outcomes', p_outcomes::text, 'an array of 1 to 10 objects is needed');
+    END IF;
+    IF jsonb_array_length(p_outcomes) NOT BETWEEN 1 AND 10 THEN
+        PERFORM lead.refuse('p_outcomes', jsonb_array_length(p_outcomes) || ' outcomes', 'an array of 1 to 10 objects is needed');
+    END IF;
+    v_experiment := lead.locked_experiment(p_experiment_id);
+    FOR v_outcome IN SELECT o.value FROM jsonb_array_elements(p_outcomes) WITH ORDINALITY AS o (value, place) ORDER BY o.place LOOP
+        IF jsonb_typeof(v_outcome) <> 'object' OR v_outcome - 'variant' - 'exposures' - 'successes' <> '{}'
+            OR jsonb_typeof(v_outcome -> 'exposures') IS DISTINCT FROM 'number'
+            OR jsonb_typeof(v_outcome -> 'successes') IS DISTINCT FROM 'number' THEN
+            PERFORM lead.refuse(format('p_outcomes[%s]', v_place), v_outcome::text, '{"variant": name, "exposures": n, "successes": n} is needed');
+        END IF;
+        PERFORM lead.check_number_at(format('p_outcomes[%s]', v_place), v_outcome, 'exposures', 0, 1e9, true);
+        PERFORM lead.check_number_at(format('p_outcomes[%s]', v_place), v_outcome, 'successes', 0, (v_outcome ->> 'exposures')::numeric, true);
+        v_place := v_place + 1;
+    END LOOP;
+    SELECT o.value ->> 'variant' AS variant, count(*) AS times, count(v.variant) AS known INTO v_bad
+    FROM jsonb_array_elements(p_outcomes) AS o (value)
+    LEFT JOIN lead.experiment_variant AS v ON v.experiment_id = p_experiment_id AND v.variant = o.value ->> 'variant'
+    GROUP BY 1 HAVING count(*) > 1 OR count(v.variant) = 0
+    ORDER BY 1 LIMIT 1;
+    IF FOUND THEN
+        PERFORM lead.refuse('p_outcomes', v_bad.variant, CASE WHEN v_bad.known = 0 THEN 'a variant of this experiment is needed: ' || (
+            SELECT string_agg(v.variant, ', ' ORDER BY v.place) FROM lead.experiment_variant AS v WHERE v.experiment_id = p_experiment_id
+        ) ELSE 'each variant may stand there once' END);
+    END IF;
+    IF p_key IS NOT NULL AND EXISTS (
+        SELECT 1 FROM lead.experiment_outcome AS o WHERE o.experiment_id = p_experiment_id AND o.outcome_key = p_key
+    ) THEN
+        RETURN false;
+    END IF;
+    IF v_experiment.status = 'stopped' THEN
+        PERFORM lead.refuse('p_experiment_id', p_experiment_id::text, format('it was stopped at %s: %s', v_experiment.stopped_at, v_experiment.reason));
+    END IF;
+    -- Each record is weighed on its own when it is decided: hourly ones of half a year fit, one a visitor would not.
+    IF (SELECT count(*) FROM lead.experiment_outcome AS o WHERE o.experiment_id = p_experiment_id) + v_place > 20000 THEN
+        PERFORM lead.refuse('p_outcomes', v_place || ' more outcomes',
+            'an experiment holds 20000; record more visitors at once, by the hour or the day');
+    END IF;
+    INSERT INTO lead.experiment_outcome (experiment_id, variant, recorded_at, exposures, successes, outcome_key)
+    SELECT p_experiment_id, o.variant, p_current_time, o.exposures::bigint, o.successes::bigint, p_key
+    FROM jsonb_to_recordset(p_outcomes) AS o (variant text, exposures numeric, successes numeric);
+    UPDATE lead.experiment_variant AS v
+    SET exposures = v.exposures + o.exposures::bigint, successes = v.successes + o.successes::bigint
+    FROM jsonb_to_recordset(p_outcomes) AS o (variant text, exposures numeric, successes numeric)
+    WHERE v.experiment_id = p_experiment_id AND v.variant = o.variant;
+    RETURN true;
+END;
+$$;
+
+-- What was decided on what has been recorded: the shares of traffic from now on, or that it ends. False: it had ended before.
+CREATE OR REPLACE FUNCTION public.decide_experiment(
+    p_experiment_id bigint, p_shares jsonb DEFAULT NULL, p_stop boolean DEFAULT false, p_winner text DEFAULT NULL,
+    p_reason text DEFAULT NULL, p_current_time timestamptz DEFAULT now()
+) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_experiment lead.experiment%rowtype;
+    v_key text;
+    v_variants text[];
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    IF p_stop IS NULL THEN
+        PERFORM lead.refuse('p_stop', p_stop::text, 'true or false is needed');
+    END IF;
+    IF p_stop AND (p_reason IS NULL OR length(p_reason) NOT BETWEEN 1 AND 500 OR p_reason ~ '[[:cntrl:]]') THEN
+        PERFORM lead.refuse('p_reason', p_reason, 'why it ends, in 1 to 500 characters without control characters, is needed');
+    END IF;
+    v_experiment := lead.locked_experiment(p_experiment_id);
+    v_variants := ARRAY(SELECT v.variant FROM lead.experiment_variant AS v WHERE v.experiment_id = p_experiment_id ORDER BY v.place);
+    IF p_winner IS NOT NULL AND NOT (p_stop AND p_winner = ANY (v_variants)) THEN
+        PERFORM lead.refuse('p_winner', p_winner, 'a variant of an experiment that is stopped is needed: ' || array_to_string(v_variants, ', '));
+    END IF;
+    IF p_shares IS NOT NULL THEN
+        IF jsonb_typeof(p_shares) <> 'object' OR NOT p_shares ?& v_variants OR p_shares - v_variants <> '{}' THEN
+            PERFORM lead.refuse('p_shares', p_shares::text, 'an object with a share for each variant is needed: ' || array_to_string(v_variants, ', '));
+        END IF;
+        FOREACH v_key IN ARRAY v_variants LOOP
+            IF jsonb_typeof(p_shares -> v_key) <> 'number' OR (p_shares ->> v_key)::numeric NOT BETWEEN 0 AND 1 THEN
+                PERFORM lead.refuse('p_shares.' || v_key, p_shares ->> v_key, 'a number from 0 to 1 is needed');
+            END IF;
+        END LOOP;
+        IF abs((SELECT sum(s.value::numeric) FROM jsonb_each_text(p_shares) AS s) - 1) > 0.001 THEN
+            PERFORM lead.refuse('p_shares', p_shares::text, 'together they must be 1');
+        END IF;
+    END IF;
+    IF v_experiment.status = 'stopped' THEN
+        RETURN false;
+    END IF;
+    UPDATE lead.experiment_variant AS v SET share = (p_shares ->> v.variant)::numeric
+    WHERE p_shares IS NOT NULL AND v.experiment_id = p_experiment_id;
+    IF p_stop THEN
+        UPDATE lead.experiment AS e SET status = 'stopped', stopped_at = p_current_time, winner = p_winner, reason = p_reason
+        WHERE e.id = p_experiment_id;
+    END IF;
+    RETURN true;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.list_experiments(
+    p_site text DEFAULT NULL, p_status text DEFAULT NULL, p_limit integer DEFAULT 100
+) RETURNS TABLE (
+    experiment_id bigint, site text, name text, kind text, page text, status text, rules jsonb, winner text, reason text,
+    created_at timestamptz, stopped_at timestamptz, variants jsonb
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF p_site IS NOT NULL THEN
+        PERFORM lead.check_name('p_site', p_site);
+    END IF;
+    IF p_status IS NOT NULL AND p_status NOT IN ('running', 'stopped') THEN
+        PERFORM lead.refuse('p_status', p_status, 'running, stopped or NULL is needed');
+    END IF;
+    PERFORM lead.check_range('p_limit', p_limit, 1, 10000);
+    RETURN QUERY
+    SELECT e.id, e.site, e.name, e.kind, e.page, e.status, e.rules, e.winner, e.reason, e.created_at, e.stopped_at, (
+        SELECT jsonb_agg(jsonb_build_object('variant', v.variant, 'content', v.content, 'share', v.share, 'exposures', v.exposures,
+            'successes', v.successes) ORDER BY v.place)
+        FROM lead.experiment_variant AS v WHERE v.experiment_id = e.id
+    )
+    FROM lead.experiment AS e
+    WHERE (p_site IS NULL OR e.site = p_site) AND (p_status IS NULL OR e.status = p_status)
+    ORDER BY e.created_at DESC, e.id DESC
+    LIMIT p_limit;
+END;
+$$;
+
+-- Sites --------------------------------------------------------------------------------------------------------------
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'site_audited' AND tgrelid = 'lead.site'::regclass) THEN
+        CREATE TRIGGER site_audited AFTER INSERT OR UPDATE OR DELETE ON lead.site
+        FOR EACH ROW EXECUTE FUNCTION lead.audit_row('site', 'site');
+    END IF;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.set_site(
+    p_site text, p_profile jsonb, p_actor text DEFAULT NULL, p_reason text DEFAULT NULL
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_acting record;
+    v_created boolean;
+    v_changed boolean;
+BEGIN
+    PERFORM lead.check_actor(p_actor);
+    IF p_site IS NULL OR p_site !~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$' THEN
+        PERFORM lead.refuse('p_site', p_site, '1 to 63 lower-case letters, digits and hyphens within are needed');
+    END IF;
+    IF jsonb_typeof(p_profile) IS DISTINCT FROM 'object' THEN
+        PERFORM lead.refuse('p_profile', p_profile::text, 'an object is needed, for example {"url": "https://example.org/"}');
+    END IF;
+    IF octet_length(p_profile::text) > 262144 THEN
+        PERFORM lead.refuse('p_profile', octet_length(p_profile::text) || ' bytes', '262144 bytes at most');
+    END IF;
+    IF coalesce(p_profile -> 'url', 'null') <> 'null'
+        AND (jsonb_typeof(p_profile -> 'url') <> 'string' OR p_profile ->> 'url' !~ '^https?://[^[:space:]]+$'
+            OR length(p_profile ->> 'url') > 2000) THEN
+        PERFORM lead.refuse('p_profile.url', p_profile ->> 'url', 'an address that begins with http:// or https:// is needed');
+    END IF;
+    IF coalesce(p_profile #> '{intelligence,feeds}', 'null') <> 'null' AND jsonb_typeof(p_profile #> '{intelligence,feeds}') <> 'array' THEN
+        PERFORM lead.refuse('p_profile.intelligence.feeds', p_profile #>> '{intelligence,feeds}', 'a list is needed');
+    END IF;
+    SELECT * INTO v_acting FROM lead.act_as(p_actor, p_reason);
+    INSERT INTO lead.site AS s (site, profile) VALUES (p_site, p_profile) ON CONFLICT (site) DO NOTHING;
+    v_created := found;
+    UPDATE lead.site AS s SET profile = p_profile, updated_at = clock_timestamp() WHERE s.site = p_site AND s.profile <> p_profile;
+    v_changed := v_created OR found;
+    PERFORM lead.act_as(v_acting.was_actor, v_acting.was_reason);
+    RETURN jsonb_build_object('site', p_site, 'created', v_created, 'changed', v_changed);
+END;
+$$;
+
+-- NULL: there is no such site.
+CREATE OR REPLACE FUNCTION public.get_site(p_site text) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    PERFORM lead.check_name('p_site', p_site);
+    RETURN (SELECT s.profile FROM lead.site AS s WHERE s.site = p_site);
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION public.list_sites() RETURNS TABLE (site text, profile jsonb, updated_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+    SELECT s.site, s.profile, s.updated_at FROM lead.site AS s ORDER BY s.site;
+$$;
+
+-- What a site's profile asks of a pipeline at each of its intervals: an audit of its pages, a poll of its feeds, a ranking of pages
+-- that have figures.
+CREATE OR REPLACE FUNCTION lead.wants_standing_work(p_workflow_type text, p_site text, p_profile jsonb) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+BEGIN
+    RETURN CASE p_workflow_type
+        WHEN 'seo_monitor' THEN p_profile ->> 'url' IS NOT NULL
+        WHEN 'intelligence_engine' THEN coalesce(p_profile #> '{intelligence,feeds}', '[]') NOT IN ('[]', 'null')
+        WHEN 'revenue_optimizer' THEN p_profile #>> '{revenue,enabled}' IS DISTINCT FROM 'false'
+            AND (
+                EXISTS (SELECT 1 FROM lead.page_metric AS m WHERE m.site = p_site)
+                OR EXISTS (SELECT 1 FROM lead.experiment AS e WHERE e.site = p_site AND e.status = 'running')
+            )
+        ELSE false
+    END;
+END;
+$$;
+
+-- Part of each decision, under its lock: one task a site and interval. One that has not ended is not followed by another, so a
+-- pipeline that can't work piles nothing up.
+CREATE OR REPLACE FUNCTION lead.submit_standing_work(p_current_time timestamptz) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_due jsonb;
+    v_answer jsonb;
+BEGIN
+    SELECT jsonb_agg(jsonb_build_object('workflow_type', d.workflow_type, 'site', d.site, 'task', jsonb_build_object(
+        'task_type', d.task_type, 'payload', jsonb_build_object('standing', true, 'site', d.site),
+        'idempotency_key', format('standing:%s:%s:%s', d.workflow_type, d.site,
+            to_char(p_current_time AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MI'))
+    )) ORDER BY d.workflow_type, d.site)
+    INTO v_due
+    FROM (
+        SELECT p.workflow_type, p.task_type, s.site
+        FROM lead.workflow_policy AS p
+        CROSS JOIN lead.site AS s
+        LEFT JOIN lead.standing_task AS l ON l.workflow_type = p.workflow_type AND l.site = s.site
+        WHERE p.enabled AND p.mode = 'open'
+            AND (l.submitted_at IS NULL OR l.submitted_at <= p_current_time - make_interval(mins => p.interval_minutes))
+            AND NOT EXISTS (
+                SELECT 1 FROM lead.task AS t WHERE t.id = l.task_id AND t.status IN ('queued', 'deferred', 'processing')
+            )
+            AND lead.wants_standing_work(p.workflow_type, s.site, s.profile)
+        ORDER BY p.workflow_type, s.site
+        LIMIT 1000
+    ) AS d;
+    IF v_due IS NULL THEN
+        RETURN 0;
+    END IF;
+    v_answer := submit_tasks((SELECT jsonb_agg(d -> 'task' ORDER BY g.place) FROM jsonb_array_elements(v_due) WITH ORDINALITY AS g (d, place)),
+        p_current_time);
+    INSERT INTO lead.standing_task AS l (workflow_type, site, task_id, submitted_at)
+    SELECT g.d ->> 'workflow_type', g.d ->> 'site', (v_answer #>> ARRAY['tasks', (g.place - 1)::text, 'task_id'])::bigint, p_current_time
+    FROM jsonb_array_elements(v_due) WITH ORDINALITY AS g (d, place)
+    ON CONFLICT (workflow_type, site) DO UPDATE SET task_id = excluded.task_id, submitted_at = excluded.submitted_at;
+    RETURN (v_answer ->> 'submitted')::bigint;
+END;
+$$;
+
+-- The intelligence engine's records ----------------------------------------------------------------------------------
+-- Why an object doesn't hold what p_fields says (field: [kind, least, most]; a kind that ends in ? may be null), or NULL. Kinds: text
+-- and its length, key (a text that is indexed, its length in bytes), number and its range, whole (a number without a fraction),
+-- object, flag. A time is a number of seconds since 1970.
+CREATE OR REPLACE FUNCTION lead.object_problem(p_object jsonb, p_fields jsonb) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_field record;
+    v_unknown text;
+BEGIN
+    IF jsonb_typeof(p_object) IS DISTINCT FROM 'object' THEN
+        RETURN format(': %s is not an object', coalesce(left(p_object::text, 100), 'NULL'));
+    END IF;
+    v_unknown := (SELECT k FROM jsonb_object_keys(p_object) AS k WHERE NOT p_fields ? k ORDER BY k LIMIT 1);
+    IF v_unknown IS NOT NULL THEN
+        RETURN format('.%s: there is no such field', left(v_unknown, 100));
+    END IF;
+    FOR v_field IN
+        SELECT f.key AS name, rtrim(f.value ->> 0, '?') AS kind, f.value ->> 0 LIKE '%?' AS is_optional, (f.value ->> 1)::numeric AS least,
+            (f.value ->> 2)::numeric AS most, coalesce(p_object -> f.key, 'null') AS found, p_object ->> f.key AS said
+        FROM jsonb_each(p_fields) AS f
+        ORDER BY f.key
+    LOOP
+        IF v_field.found = 'null' THEN
+            IF NOT v_field.is_optional THEN
+                RETURN format('.%s: NULL is not allowed', v_field.name);
+            END IF;
+        ELSIF v_field.kind IN ('text', 'key') THEN
+            IF jsonb_typeof(v_field.found) <> 'string'
+                OR (CASE v_field.kind WHEN 'key' THEN octet_length(v_field.said) ELSE length(v_field.said) END)
+                NOT BETWEEN v_field.least AND v_field.most THEN
+                RETURN format('.%s: %s is no text of %s to %s %s', v_field.name, left(v_field.found::text, 100), v_field.least,
+                    v_field.most, CASE v_field.kind WHEN 'key' THEN 'bytes' ELSE 'characters' END);
+            END IF;
+        ELSIF v_field.kind IN ('number', 'whole') THEN
+            IF jsonb_typeof(v_field.found) <> 'number' THEN
+                RETURN format('.%s: %s is no number', v_field.name, left(v_field.found::text, 100));
+            END IF;
+            IF v_field.said::numeric NOT BETWEEN v_field.least AND v_field.most
+                OR (v_field.kind = 'whole' AND v_field.said::numeric <> trunc(v_field.said::numeric)) THEN
+                RETURN format('.%s: %s is no %s number from %s to %s', v_field.name, left(v_field.said, 100), v_field.kind, v_field.least,
+                    v_field.most);
+            END IF;
+        ELSIF jsonb_typeof(v_field.found) <> (CASE v_field.kind WHEN 'flag' THEN 'boolean' ELSE v_field.kind END) THEN
+            RETURN format('.%s: %s is no %s', v_field.name, left(v_field.found::text, 100), v_field.kind);
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END;
+$$;
+
+-- The array under a key of a round, each element checked; one that isn't there is empty.
+CREATE OR REPLACE FUNCTION lead.round_part(p_round jsonb, p_key text, p_most integer, p_fields jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_part jsonb := coalesce(p_round -> p_key, '[]');
+    v_problem record;
+BEGIN
+    IF jsonb_typeof(v_part) <> 'array' THEN
+        PERFORM lead.refuse('p_round.' || p_key, v_part::text, 'an array is needed');
+    END IF;
+    IF jsonb_array_length(v_part) > p_most THEN
+        PERFORM lead.refuse('p_round.' || p_key, jsonb_array_length(v_part) || ' elements', format('at most %s are allowed', p_most));
+    END IF;
+    SELECT e.place, x.problem INTO v_problem
+    FROM jsonb_array_elements(v_part) WITH ORDINALITY AS e (value, place)
+    CROSS JOIN LATERAL (SELECT lead.object_problem(e.value, p_fields) AS problem) AS x
+    WHERE x.problem IS NOT NULL
+    ORDER BY e.place LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'p_round.%[%]%', p_key, v_problem.place - 1, v_problem.problem USING ERRCODE = '22023';
+    END IF;
+    RETURN v_part;
+END;
+$$;
+
+-- All that a round found, at once and under the lease: what a feed said is never lost between its validators and its items. Counts of
+-- terms are those of the items that were new, so that a round that is recorded twice counts once.
+CREATE OR REPLACE FUNCTION public.record_intelligence(
+    p_task_id bigint, p_execution_id text, p_fence bigint, p_site text, p_round jsonb,
+    p_current_time timestamptz DEFAULT clock_timestamp()
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_unknown text;
+    v_feeds jsonb;
+    v_items jsonb;
+    v_stories jsonb;
+    v_proposals jsonb;
+    v_new bigint;
+    v_terms bigint;
+    v_wanted text[];
+    c_time constant jsonb := '["number", 946684800, 7258118399]'::jsonb;
+    c_time_or_null constant jsonb := '["number?", 946684800, 7258118399]'::jsonb;
+BEGIN
+    PERFORM lead.check_clock(p_current_time);
+    PERFORM lead.check_name('p_site', p_site);
+    IF jsonb_typeof(p_round) IS DISTINCT FROM 'object' THEN
+        PERFORM lead.refuse('p_round', p_round::text, 'an object is needed');
+    END IF;
+    v_unknown := (SELECT k FROM jsonb_object_keys(p_round) AS k WHERE k NOT IN ('feeds', 'items', 'stories', 'proposals') ORDER BY k LIMIT 1);
+    IF v_unknown IS NOT NULL THEN
+        PERFORM lead.refuse('p_round', v_unknown, 'feeds, items, stories and proposals are known');
+    END IF;
+    v_feeds := lead.round_part(p_round, 'feeds', 1000, jsonb_build_object(
+        'url', '["key", 1, 1500]'::jsonb, 'title', '["text", 0, 300]'::jsonb, 'etag', '["text?", 1, 500]'::jsonb,
+        'last_modified', '["text?", 1, 500]'::jsonb, 'polled_at', c_time, 'changed_at', c_time_or_null,
+        'failures', '["whole", 0, 1000000]'::jsonb, 'error', '["text", 0, 300]'::jsonb
+    ));
+    v_items := lead.round_part(p_round, 'items', 20000, jsonb_build_object(
+        'identity', '["key", 1, 64]'::jsonb, 'feed_url', '["text", 1, 2000]'::jsonb, 'url', '["text", 0, 2000]'::jsonb,
+        'title', '["text", 0, 300]'::jsonb, 'summary', '["text", 0, 1000]'::jsonb, 'published_at', c_time, 'words', '["text", 1, 64]'::jsonb,
+        'signature', '["text", 1, 1000]'::jsonb, 'terms', '["object"]'::jsonb, 'duplicate_of', '["text", 0, 64]'::jsonb,
+        'story_id', '["key", 1, 64]'::jsonb
+    ));
+    v_stories := lead.round_part(p_round, 'stories', 20000, jsonb_build_object(
+        'story_id', '["key", 1, 64]'::jsonb, 'title', '["text", 0, 300]'::jsonb, 'summary', '["text", 0, 1000]'::jsonb, 'first_at', c_time,
+        'last_at', c_time, 'items', '["whole", 1, 1000000]'::jsonb, 'centroid', '["object"]'::jsonb
+    ));
+    v_proposals := lead.round_part(p_round, 'proposals', 1000, jsonb_build_object(
+        'story_id', '["key", 1, 64]'::jsonb, 'title', '["text", 1, 300]'::jsonb, 'value_usd', '["number?", -1000000, 1000000]'::jsonb,
+        'details', '["object"]'::jsonb, 'submit', '["flag"]'::jsonb
+    ));
+    PERFORM lead.held_execution(p_execution_id, p_fence);
+    PERFORM lead.held_task(p_task_id, p_execution_id);
+    -- Two rounds of one site at once would wait for each other's rows in any order.
+    PERFORM pg_advisory_xact_lock(hashtextextended('lead_coordinator.intelligence:' || p_site, 0));
+
+    INSERT INTO lead.feed AS f (site, url, title, etag, last_modified, polled_at, changed_at, failures, error)
+    SELECT DISTINCT ON (r.url) p_site, r.url, r.title, r.etag, r.last_modified, to_timestamp(r.polled_at), to_timestamp(r.changed_at),
+        r.failures, r.error
+    FROM jsonb_to_recordset(v_feeds) AS r (
+        url text, title text, etag text, last_modified text, polled_at double precision, changed_at double precision, failures integer,
+        error text
+    )
+    ORDER BY r.url
+    ON CONFLICT (site, url) DO UPDATE SET
+        title = excluded.title, etag = excluded.etag, last_modified = excluded.last_modified, polled_at = excluded.polled_at,
+        changed_at = excluded.changed_at, failures = excluded.failures, error = excluded.error;
+
+    WITH written AS (
+        INSERT INTO lead.feed_item (
+            site, identity, feed_url, url, title, summary, published_at, words, signature, terms, duplicate_of, story_id, seen_at
+        )
+        SELECT p_site, r.identity, r.feed_url, r.url, r.title, r.summary, to_timestamp(r.published_at), r.words, r.signature, r.terms,
+            r.duplicate_of, r.story_id, p_current_time
+        FROM jsonb_to_recordset(v_items) AS r (
+            identity text, feed_url text, url text, title text, summary text, published_at double precision, words text, signature text,
+            terms jsonb, duplicate_of text, story_id text
+        )
+        ON CONFLICT (site, identity) DO NOTHING
+        RETURNING published_at, terms, duplicate_of
+    ), counted AS (
+        SELECT (w.published_at AT TIME ZONE 'UTC')::date AS day, t.term, count(*) AS items
+        FROM written AS w
+        CROSS JOIN LATERAL (
+            SELECT left(k, 200) AS term FROM jsonb_object_keys(w.terms) AS k WHERE k <> '' UNION SELECT ''
+        ) AS t
+        WHERE w.duplicate_of = ''
+        GROUP BY 1, 2
+    ), added AS (
+        INSERT INTO lead.term_count AS c (site, day, term, items)
+        SELECT p_site, n.day, n.term, n.items FROM counted AS n ORDER BY n.day, n.term
+        ON CONFLICT (site, day, term) DO UPDATE SET items = c.items + excluded.items
+        RETURNING 1 AS one
+    )
+    SELECT (SELECT count(*) FROM written), (SELECT count(*) FROM added) INTO v_new, v_terms;
+
+    INSERT INTO lead.story AS s (site, story_id, title, summary, first_at, last_at, items, centroid)
+    SELECT DISTINCT ON (r.story_id) p_site, r.story_id, r.title, r.summary, to_timestamp(r.first_at), to_timestamp(r.last_at), r.items,
+        r.centroid
+    FROM jsonb_to_recordset(v_stories) AS r (
+        story_id text, title text, summary text, first_at double precision, last_at double precision, items integer, centroid jsonb
+    )
+    ORDER BY r.story_id
+    ON CONFLICT (site, story_id) DO UPDATE SET
+        title = excluded.title, summary = excluded.summary, first_at = least(s.first_at, excluded.first_at),
+        last_at = greatest(s.last_at, excluded.last_at), items = greatest(s.items, excluded.items), centroid = excluded.centroid;
+
+    -- Once wanted, a topic stays wanted: its content task may have been written already.
+    INSERT INTO lead.topic_proposal AS p (site, story_id, title, value_usd, details, proposed_at, updated_at, submitted_at)
+    SELECT DISTINCT ON (r.story_id) p_site, r.story_id, r.title, r.value_usd, lead.sanitise(r.details), p_current_time, p_current_time,
+        CASE WHEN r.submit THEN p_current_time END
+    FROM jsonb_to_recordset(v_proposals) AS r (story_id text, title text, value_usd numeric, details jsonb, submit boolean)
+    ORDER BY r.story_id
+    ON CONFLICT (site, story_id) DO UPDATE SET
+        title = CASE WHEN p.submitted_at IS NULL THEN excluded.title ELSE p.title END,
+        value_usd = CASE WHEN p.submitted_at IS NULL THEN excluded.value_usd ELSE p.value_usd END,
+        details = CASE WHEN p.submitted_at IS NULL THEN excluded.details ELSE p.details END,
+        updated_at = excluded.updated_at,
+        submitted_at = coalesce(p.submitted_at, excluded.submitted_at);
+    v_wanted := ARRAY(
+        SELECT p.story_id FROM lead.topic_proposal AS p WHERE p.site = p_site AND p.submitted_at = p_current_time ORDER BY p.story_id
+    );
+    RETURN jsonb_build_object('new_items', v_new, 'term_days', v_terms, 'newly_submitted', to_jsonb(v_wanted));
+END;
+$$;
+
 -- Retention ----------------------------------------------------------------------------------------------------------
 -- One step: at most p_limit rows of each table, oldest first. Call it again while "more" is true. What stays: whatever has not
 -- ended, open dead letters with their calls, idempotency keys, publications, the audit log, hourly history and budget accounts.
@@ -4920,6 +6380,91 @@ BEGIN
     v_ids := ARRAY(SELECT e.id FROM lead.error_log AS e WHERE e.occurred_at < v_before ORDER BY e.occurred_at LIMIT p_limit);
     DELETE FROM lead.error_log AS e WHERE e.id = ANY (v_ids);
     v_deleted := v_deleted || jsonb_build_object('error_log', cardinality(v_ids));
+    v_more := v_more OR cardinality(v_ids) = p_limit;
+
+    -- These are kept longer: a season of the year shows only beside the year before.
+    v_count := 0;
+    DELETE FROM lead.page_metric AS m USING (
+        SELECT d.site, d.page, d.day FROM lead.page_metric AS d
+        WHERE d.day < (p_current_time - greatest(v_keep, make_interval(days => lead.setting_number('metrics_keep_days')::integer)))::date
+        ORDER BY d.day LIMIT p_limit
+    ) AS o WHERE m.site = o.site AND m.page = o.page AND m.day = o.day;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_deleted := v_deleted || jsonb_build_object('page_metric', v_count);
+    v_more := v_more OR v_count = p_limit;
+    DELETE FROM lead.experiment_outcome AS x WHERE x.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM lead.experiment_outcome AS o
+        WHERE o.recorded_at < p_current_time - greatest(v_keep, make_interval(days => lead.setting_number('metrics_keep_days')::integer))
+        ORDER BY o.recorded_at LIMIT p_limit
+    ));
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_deleted := v_deleted || jsonb_build_object('experiment_outcome', v_count);
+    v_more := v_more OR v_count = p_limit;
+
+    -- Revisions that no page shows any more, and answers that no task waits for.
+    v_ids := ARRAY(
+        SELECT a.id FROM lead.article AS a WHERE a.state IN ('superseded', 'rejected') AND a.created_at < v_before
+        ORDER BY a.created_at LIMIT p_limit
+    );
+    DELETE FROM lead.article AS a WHERE a.id = ANY (v_ids);
+    v_deleted := v_deleted || jsonb_build_object('article', cardinality(v_ids));
+    v_more := v_more OR cardinality(v_ids) = p_limit;
+    DELETE FROM lead.kept_step AS k USING (
+        SELECT s.task_id, s.step FROM lead.kept_step AS s WHERE s.kept_at < v_before ORDER BY s.kept_at LIMIT p_limit
+    ) AS o WHERE k.task_id = o.task_id AND k.step = o.step;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_deleted := v_deleted || jsonb_build_object('kept_step', v_count);
+    v_more := v_more OR v_count = p_limit;
+
+    -- What feeds said. A proposal stays while its story does, and for ever once it was submitted: never twice for the same story.
+    DELETE FROM lead.feed_item AS f WHERE f.ctid = ANY (ARRAY(
+        SELECT i.ctid FROM lead.feed_item AS i
+        WHERE i.seen_at < p_current_time - greatest(v_keep, make_interval(days => lead.setting_number('intelligence_keep_days')::integer))
+        ORDER BY i.seen_at LIMIT p_limit
+    ));
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_deleted := v_deleted || jsonb_build_object('feed_item', v_count);
+    v_more := v_more OR v_count = p_limit;
+    DELETE FROM lead.term_count AS t WHERE t.ctid = ANY (ARRAY(
+        SELECT c.ctid FROM lead.term_count AS c
+        WHERE c.day < (p_current_time - greatest(v_keep, make_interval(days => lead.setting_number('intelligence_keep_days')::integer)))::date
+        ORDER BY c.day LIMIT p_limit
+    ));
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_deleted := v_deleted || jsonb_build_object('term_count', v_count);
+    v_more := v_more OR v_count = p_limit;
+    WITH gone AS (
+        DELETE FROM lead.story AS s WHERE s.ctid = ANY (ARRAY(
+            SELECT o.ctid FROM lead.story AS o
+            WHERE o.last_at < p_current_time - greatest(v_keep, make_interval(days => lead.setting_number('intelligence_keep_days')::integer))
+            ORDER BY o.last_at LIMIT p_limit
+        ))
+        RETURNING s.site, s.story_id
+    ), proposals AS (
+        DELETE FROM lead.topic_proposal AS p USING gone AS g
+        WHERE p.site = g.site AND p.story_id = g.story_id AND p.submitted_at IS NULL
+    )
+    SELECT count(*) INTO v_count FROM gone;
+    v_deleted := v_deleted || jsonb_build_object('story', v_count);
+    v_more := v_more OR v_count = p_limit;
+
+    -- Audits with their pages, and findings that were mended; an open finding stays, and the audit that the next one compares with.
+    DELETE FROM lead.seo_audit AS a WHERE a.id = ANY (ARRAY(
+        SELECT o.id FROM lead.seo_audit AS o
+        WHERE o.started_at < v_before AND EXISTS (
+            SELECT 1 FROM lead.seo_audit AS n WHERE n.site = o.site AND n.id > o.id AND n.scope = 'site' AND n.status = 'finished'
+        )
+        -- Each may take thousands of pages with it.
+        ORDER BY o.started_at LIMIT greatest(1, p_limit / 1000)
+    ));
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_deleted := v_deleted || jsonb_build_object('seo_audit', v_count);
+    v_more := v_more OR v_count = greatest(1, p_limit / 1000);
+    v_ids := ARRAY(
+        SELECT f.id FROM lead.seo_finding AS f WHERE f.status = 'fixed' AND f.fixed_at < v_before ORDER BY f.fixed_at LIMIT p_limit
+    );
+    DELETE FROM lead.seo_finding AS f WHERE f.id = ANY (v_ids);
+    v_deleted := v_deleted || jsonb_build_object('seo_finding', cardinality(v_ids));
     v_more := v_more OR cardinality(v_ids) = p_limit;
 
     v_more := v_more OR EXISTS (SELECT 1 FROM lead.prune_progress AS p WHERE p.position IS NOT NULL);

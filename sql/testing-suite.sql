@@ -23,8 +23,8 @@ BEGIN
     IF to_regproc('public.check_coordinator_alerts') IS NULL OR to_regproc('lead.schema_version') IS NULL THEN
         RAISE EXCEPTION 'sql/monitoring-functions.sql is not deployed here: apply it first, then sql/testing-suite.sql';
     END IF;
-    IF lead.schema_version() <> '0.2.0' THEN
-        RAISE EXCEPTION 'version: sql/database-schema.sql is deployed in %, this file is of 0.2.0', lead.schema_version()
+    IF lead.schema_version() <> '0.3.0' THEN
+        RAISE EXCEPTION 'version: sql/database-schema.sql is deployed in %, this file is of 0.3.0', lead.schema_version()
             USING ERRCODE = 'LC006', HINT = 'apply the four files of one version, sql/database-schema.sql first';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('lead_coordinator.deploy', 0));
@@ -1229,6 +1229,32 @@ BEGIN
 END;
 $$;
 
+CREATE OR REPLACE FUNCTION lead.test_scheduling__standing_work_comes_at_its_interval() RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, public, lead, pg_temp
+AS $$
+DECLARE
+    v_now timestamptz := lead.stage();
+    v_site text := 'suite-' || left(gen_random_uuid()::text, 8);
+    v_first bigint;
+BEGIN
+    UPDATE lead.workflow_policy AS p SET enabled = true, mode = 'open', interval_minutes = 60 WHERE p.workflow_type = 'seo_monitor';
+    PERFORM public.set_site(v_site, '{"url": "https://example.org/"}');
+    PERFORM lead.submit_standing_work(v_now);
+    SELECT s.task_id INTO v_first FROM lead.standing_task AS s WHERE s.site = v_site;
+    PERFORM lead.expect('payload', (SELECT t.payload FROM lead.task AS t WHERE t.id = v_first),
+        jsonb_build_object('standing', true, 'site', v_site));
+    PERFORM lead.submit_standing_work(v_now + interval '60 minutes');
+    PERFORM lead.expect('task while the first waits', (SELECT s.task_id FROM lead.standing_task AS s WHERE s.site = v_site), v_first);
+    PERFORM public.cancel_task(v_first, 'suite', p_current_time => v_now);
+    PERFORM lead.submit_standing_work(v_now + interval '59 minutes');
+    PERFORM lead.expect('task after 59 minutes', (SELECT s.task_id FROM lead.standing_task AS s WHERE s.site = v_site), v_first);
+    PERFORM lead.submit_standing_work(v_now + interval '60 minutes');
+    PERFORM lead.expect_true('another after 60 minutes',
+        (SELECT s.task_id FROM lead.standing_task AS s WHERE s.site = v_site) > v_first);
+    RETURN 'a site that has an address is audited once an hour where the policy says 60 minutes, and never twice at once';
+END;
+$$;
+
 CREATE OR REPLACE FUNCTION lead.test_scheduling__unstarted_execution_is_launched_again() RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, public, lead, pg_temp
 AS $$
@@ -1976,6 +2002,11 @@ AS $$
             'outcome:982d9e3eb996|output_tokens:2dba2454d800|provider:728c20cb6abb|reserved_at:b01db46455c6|'
             'sent_at:5cb029883f2a|settled_at:5cb029883f2a|slot_no:8f2b25b0bb9a|status:728c20cb6abb|step:728c20cb6abb|'
             'task_id:80e2aed42219|tenant:982d9e3eb996|thinking_tokens:2dba2454d800|use_by:b01db46455c6'),
+        ('column', 'lead.article.',
+            'content:5236c1c19d16|created_at:e2f17d3468c3|decided_at:5cb029883f2a|decided_by:982d9e3eb996|'
+            'decision_reason:982d9e3eb996|details:0e7c955bdad5|id:734a0df0a797|publication_id:80e2aed42219|'
+            'publish_at:5cb029883f2a|publish_task_id:75d012fe2865|revision:8f2b25b0bb9a|signature:5d4c722c56c6|'
+            'state:728c20cb6abb|task_id:80e2aed42219'),
         ('column', 'lead.audit_log.',
             'action:728c20cb6abb|actor:728c20cb6abb|after:a1bebb5410c4|at:b27ca553d069|before:a1bebb5410c4|'
             'database_role:728c20cb6abb|id:734a0df0a797|reason:982d9e3eb996|subject:728c20cb6abb'),
@@ -2002,17 +2033,41 @@ AS $$
         ('column', 'lead.error_log.',
             'context:0e7c955bdad5|error_code:728c20cb6abb|error_message:728c20cb6abb|id:734a0df0a797|'
             'occurred_at:e2f17d3468c3|worker_id:982d9e3eb996'),
+        ('column', 'lead.experiment.',
+            'created_at:e2f17d3468c3|id:734a0df0a797|kind:728c20cb6abb|name:728c20cb6abb|page:728c20cb6abb|'
+            'reason:982d9e3eb996|rules:0e7c955bdad5|site:728c20cb6abb|status:bdb4827cc93a|stopped_at:5cb029883f2a|'
+            'winner:982d9e3eb996'),
+        ('column', 'lead.experiment_outcome.',
+            'experiment_id:80e2aed42219|exposures:80e2aed42219|outcome_key:982d9e3eb996|recorded_at:b01db46455c6|'
+            'successes:80e2aed42219|variant:728c20cb6abb'),
+        ('column', 'lead.experiment_variant.',
+            'content:728c20cb6abb|experiment_id:80e2aed42219|exposures:d4ff23f86f64|place:8f2b25b0bb9a|share:f4ce09dd2f5b|'
+            'successes:d4ff23f86f64|variant:728c20cb6abb'),
         ('column', 'lead.fair_share.',
             'key:728c20cb6abb|scope:728c20cb6abb|virtual_time:2a30f866573b'),
+        ('column', 'lead.feed.',
+            'changed_at:5cb029883f2a|error:f3304d6987ee|etag:982d9e3eb996|failures:a8e037695ef2|last_modified:982d9e3eb996|'
+            'polled_at:b01db46455c6|site:728c20cb6abb|title:f3304d6987ee|url:728c20cb6abb'),
+        ('column', 'lead.feed_item.',
+            'duplicate_of:f3304d6987ee|feed_url:728c20cb6abb|identity:728c20cb6abb|published_at:b01db46455c6|'
+            'seen_at:b01db46455c6|signature:728c20cb6abb|site:728c20cb6abb|story_id:728c20cb6abb|summary:728c20cb6abb|'
+            'terms:5236c1c19d16|title:728c20cb6abb|url:728c20cb6abb|words:728c20cb6abb'),
+        ('column', 'lead.kept_step.',
+            'asked:728c20cb6abb|kept:5236c1c19d16|kept_at:e2f17d3468c3|step:728c20cb6abb|task_id:80e2aed42219'),
+        ('column', 'lead.page_metric.',
+            'clicks:75d012fe2865|conversions:214da1bbb0bd|day:b783cf4cc344|imported_at:e2f17d3468c3|impressions:75d012fe2865|'
+            'page:728c20cb6abb|revenue_usd:4d3399302326|search_position:98d51fb37e38|sessions:75d012fe2865|site:728c20cb6abb|'
+            'views:75d012fe2865'),
         ('column', 'lead.plan_reservation.',
             'amount_usd:13fb6e3689d1|budget_day:b783cf4cc344|execution_id:728c20cb6abb|is_probe:dd2d52655272|'
             'memory_mb:8f2b25b0bb9a|plan_id:728c20cb6abb|reserved_at:b01db46455c6|workflow_type:728c20cb6abb'),
         ('column', 'lead.prune_progress.',
             '"position":d7a4624a0916|completed_at:5cb029883f2a|table_name:728c20cb6abb'),
         ('column', 'lead.publication.',
-            'content_sha256:982d9e3eb996|created_at:e2f17d3468c3|details:0e7c955bdad5|execution_id:728c20cb6abb|'
-            'fence:80e2aed42219|id:734a0df0a797|published_at:5cb029883f2a|site:728c20cb6abb|slug:728c20cb6abb|'
-            'status:728c20cb6abb|task_id:80e2aed42219|title:728c20cb6abb|url:982d9e3eb996'),
+            'changes:a8e037695ef2|content_sha256:982d9e3eb996|created_at:e2f17d3468c3|details:0e7c955bdad5|'
+            'execution_id:728c20cb6abb|fence:80e2aed42219|holder_task_id:75d012fe2865|id:734a0df0a797|'
+            'published_at:5cb029883f2a|site:728c20cb6abb|slug:728c20cb6abb|status:728c20cb6abb|task_id:80e2aed42219|'
+            'title:728c20cb6abb|updated_at:5cb029883f2a|url:982d9e3eb996'),
         ('column', 'lead.queue_depth_delta.',
             'lane:f3304d6987ee|oldest_from:34eab327435f|score:ee35b415a0fe|status:728c20cb6abb|task_type:728c20cb6abb|'
             'tasks:8f2b25b0bb9a'),
@@ -2020,11 +2075,31 @@ AS $$
             'call_id:75d012fe2865|free_at:34eab327435f|provider:728c20cb6abb|slot_no:8f2b25b0bb9a'),
         ('column', 'lead.ready.',
             'lane:728c20cb6abb|queued_at:b01db46455c6|score:2b376a83100f|task_id:80e2aed42219|task_type:728c20cb6abb'),
+        ('column', 'lead.seo_audit.',
+            'audit_key:728c20cb6abb|changes:a1bebb5410c4|complete:4e19adac618c|finished_at:5cb029883f2a|id:734a0df0a797|'
+            'max_pages:8f2b25b0bb9a|max_resources:8f2b25b0bb9a|pages:a8e037695ef2|previous_id:75d012fe2865|'
+            'resources:a8e037695ef2|scope:728c20cb6abb|site:728c20cb6abb|site_score:2e0a57e721c4|start_url:728c20cb6abb|'
+            'started_at:e2f17d3468c3|status:bdb4827cc93a|summary:0e7c955bdad5'),
+        ('column', 'lead.seo_finding.',
+            'evidence:0e7c955bdad5|fixed_at:5cb029883f2a|id:734a0df0a797|opened_at:e2f17d3468c3|opened_by:80e2aed42219|'
+            'rule:728c20cb6abb|seen_at:e2f17d3468c3|seen_by:80e2aed42219|severity:728c20cb6abb|site:728c20cb6abb|'
+            'status:38678e73ad3f|times_opened:6b00d851ac20|url:728c20cb6abb'),
+        ('column', 'lead.seo_page.',
+            'audit_id:80e2aed42219|depth:8f2b25b0bb9a|facts:a1bebb5410c4|id:734a0df0a797|in_sitemap:dd2d52655272|'
+            'kind:728c20cb6abb|score:2dba2454d800|turn:c9b12021c344|url:728c20cb6abb|visited_at:5cb029883f2a|'
+            'wanted:dd2d52655272'),
         ('column', 'lead.setting.',
             'description:728c20cb6abb|maximum:15f450a59134|minimum:15f450a59134|name:728c20cb6abb|seeded_at:5cb029883f2a|'
             'unit:728c20cb6abb|updated_at:e2f17d3468c3|value:728c20cb6abb'),
+        ('column', 'lead.site.',
+            'profile:5236c1c19d16|site:728c20cb6abb|updated_at:e2f17d3468c3'),
+        ('column', 'lead.standing_task.',
+            'site:728c20cb6abb|submitted_at:b01db46455c6|task_id:80e2aed42219|workflow_type:728c20cb6abb'),
         ('column', 'lead.state_transition.',
             'from_state:728c20cb6abb|subject:728c20cb6abb|to_state:728c20cb6abb'),
+        ('column', 'lead.story.',
+            'centroid:5236c1c19d16|first_at:b01db46455c6|items:8f2b25b0bb9a|last_at:b01db46455c6|site:728c20cb6abb|'
+            'story_id:728c20cb6abb|summary:f3304d6987ee|title:728c20cb6abb'),
         ('column', 'lead.submission.',
             'idempotency_key:728c20cb6abb|submitted_at:e2f17d3468c3|task_id:80e2aed42219'),
         ('column', 'lead.task.',
@@ -2045,9 +2120,14 @@ AS $$
         ('column', 'lead.tenant.',
             'daily_cost_limit_usd:4d3399302326|fair_weight:efb49975d7cd|mode:38678e73ad3f|tenant:728c20cb6abb|'
             'updated_at:e2f17d3468c3'),
+        ('column', 'lead.term_count.',
+            'day:b783cf4cc344|items:8f2b25b0bb9a|site:728c20cb6abb|term:728c20cb6abb'),
         ('column', 'lead.tick.',
             'decided_at:b01db46455c6|decision:0e7c955bdad5|duration_ms:0bddc0cee466|outcome:728c20cb6abb|reason:982d9e3eb996|'
             'tick_id:728c20cb6abb|worker_id:728c20cb6abb|workflows_dispatched:a8e037695ef2'),
+        ('column', 'lead.topic_proposal.',
+            'details:0e7c955bdad5|proposed_at:b01db46455c6|site:728c20cb6abb|story_id:728c20cb6abb|submitted_at:5cb029883f2a|'
+            'title:728c20cb6abb|updated_at:b01db46455c6|value_usd:4d3399302326'),
         ('column', 'lead.workflow_policy.',
             'base_priority:8f2b25b0bb9a|calls_per_item:8f2b25b0bb9a|daily_cost_limit_usd:4d3399302326|'
             'disabled_reason:982d9e3eb996|enabled:0d3e88b76c49|expected_seconds:8f2b25b0bb9a|fair_weight:efb49975d7cd|'
@@ -2096,6 +2176,10 @@ AS $$
         ('constraint', 'lead.api_call.',
             'api_call_cost_usd_check:a524cf649e7d|api_call_max_cost_usd_check:8c2411836f7a|api_call_pkey:8c8464f42472|'
             'api_call_status_check:25a879d5f3de'),
+        ('constraint', 'lead.article.',
+            'article_content_check:c601874e4c53|article_pkey:8c8464f42472|article_publication_id_fkey:91b4df84ecbd|'
+            'article_publication_id_revision_key:af34c8fc5257|article_publication_id_task_id_key:05f8677c99ae|'
+            'article_state_check:bf2e9efcdedf'),
         ('constraint', 'lead.audit_log.',
             'audit_log_pkey:8c8464f42472'),
         ('constraint', 'lead.budget_account.',
@@ -2115,21 +2199,60 @@ AS $$
             'due_pkey:4d4dd309281b'),
         ('constraint', 'lead.error_log.',
             'error_log_pkey:8c8464f42472'),
+        ('constraint', 'lead.experiment.',
+            'experiment_kind_check:91a8b19eb5be|experiment_page_check:a5f97fc8016a|experiment_pkey:8c8464f42472|'
+            'experiment_site_name_key:46b96c74aff6|experiment_status_check:42a903dc01e1|experiment_stopped:0a5b1d5c96a9'),
+        ('constraint', 'lead.experiment_outcome.',
+            'experiment_outcome_check:b11c5d2aebcd|experiment_outcome_experiment_id_fkey:c65e6fb05a5c|'
+            'experiment_outcome_exposures_check:43831f5dd84c'),
+        ('constraint', 'lead.experiment_variant.',
+            'experiment_variant_counts:b11c5d2aebcd|experiment_variant_experiment_id_fkey:c65e6fb05a5c|'
+            'experiment_variant_pkey:740ef611a2b4|experiment_variant_share_check:7a6ffb3edd46'),
         ('constraint', 'lead.fair_share.',
             'fair_share_pkey:fd8e753d4647'),
+        ('constraint', 'lead.feed.',
+            'feed_pkey:9c0ff8d76ada'),
+        ('constraint', 'lead.feed_item.',
+            'feed_item_pkey:a139ac1e4700'),
+        ('constraint', 'lead.kept_step.',
+            'kept_step_pkey:91e96de9f604'),
+        ('constraint', 'lead.page_metric.',
+            'page_metric_clicks_check:7f0bbfa6b5ab|page_metric_conversions_check:99ecc9bf0b12|'
+            'page_metric_impressions_check:9e93132ae54b|page_metric_page_check:a5f97fc8016a|page_metric_pkey:816c0fa3f272|'
+            'page_metric_search_position_check:0014fcc04731|page_metric_sessions_check:ed6288e69fa4|'
+            'page_metric_views_check:6bfd246666b1'),
         ('constraint', 'lead.plan_reservation.',
             'plan_reservation_pkey:69cb7226f683'),
         ('constraint', 'lead.prune_progress.',
             'prune_progress_pkey:654adc397879'),
         ('constraint', 'lead.publication.',
             'publication_pkey:8c8464f42472|publication_site_slug_key:4d713c8c032b|publication_site_task_id_key:02879d4807bc|'
-            'publication_slug_check:c59e5779000a|publication_status_check:e5814a55e0d6'),
+            'publication_slug_check:c59e5779000a|publication_status_check:4e32290949b0'),
         ('constraint', 'lead.rate_slot.',
             'rate_slot_pkey:8fc272d2bb1c|rate_slot_provider_fkey:fe15ba168c95'),
+        ('constraint', 'lead.seo_audit.',
+            'seo_audit_audit_key_key:3e966c67592d|seo_audit_finished:1e2e9d06b21c|seo_audit_max_pages_check:10a655615f50|'
+            'seo_audit_max_resources_check:a958c62024db|seo_audit_pkey:8c8464f42472|seo_audit_scope_check:f2a836164f43|'
+            'seo_audit_site_score_check:48083db92512|seo_audit_start_url_check:b2571b96d960|'
+            'seo_audit_status_check:eebc8790962a'),
+        ('constraint', 'lead.seo_finding.',
+            'seo_finding_fixed:45884dc510cf|seo_finding_pkey:8c8464f42472|seo_finding_rule_check:1c4056ce9d66|'
+            'seo_finding_severity_check:dec4b8390c5b|seo_finding_site_url_rule_key:4aa1bb4b6a5d|'
+            'seo_finding_status_check:7514e2503810|seo_finding_url_check:cc8c8905ec5b'),
+        ('constraint', 'lead.seo_page.',
+            'seo_page_audit_id_fkey:10f645009668|seo_page_audit_id_url_key:864110344ea9|seo_page_depth_check:a58b20d445b7|'
+            'seo_page_facts_check:4ded504e5072|seo_page_kind_check:f7160b21dcf8|seo_page_pkey:8c8464f42472|'
+            'seo_page_score_check:7a4d47022add|seo_page_url_check:cc8c8905ec5b'),
         ('constraint', 'lead.setting.',
             'setting_pkey:7bae5e355e18'),
+        ('constraint', 'lead.site.',
+            'site_pkey:1a255ad0d53f|site_profile_check:ba1f159e5c2a|site_site_check:f73f787907b3'),
+        ('constraint', 'lead.standing_task.',
+            'standing_task_pkey:8132b2c44b33|standing_task_site_fkey:12a3263e091b'),
         ('constraint', 'lead.state_transition.',
             'state_transition_pkey:67350e2e196d|state_transition_subject_check:d2e8b64233b1'),
+        ('constraint', 'lead.story.',
+            'story_pkey:13d0d0537703'),
         ('constraint', 'lead.submission.',
             'submission_pkey:c142d9ecdb4f'),
         ('constraint', 'lead.task.',
@@ -2144,8 +2267,12 @@ AS $$
         ('constraint', 'lead.tenant.',
             'tenant_daily_cost_limit_usd_check:c5d23bcf843d|tenant_fair_weight_check:7e6225b48599|'
             'tenant_mode_check:4ad6a5109356|tenant_pkey:b12facc59503|tenant_tenant_check:b825020f3dfe'),
+        ('constraint', 'lead.term_count.',
+            'term_count_items_check:5d4521344214|term_count_pkey:0173a6192c68'),
         ('constraint', 'lead.tick.',
             'tick_outcome_check:9bde34c6d063|tick_pkey:9b8a0aa5b565'),
+        ('constraint', 'lead.topic_proposal.',
+            'topic_proposal_pkey:13d0d0537703'),
         ('constraint', 'lead.workflow_policy.',
             'workflow_policy_base_priority_check:0d81cd026cab|workflow_policy_calls_per_item_check:99c1a547bb97|'
             'workflow_policy_daily_cost_limit_usd_check:c5d23bcf843d|workflow_policy_expected_seconds_check:3ca95c16b735|'
@@ -2179,9 +2306,9 @@ AS $$
         ('constraint', 'public.workflow_states.',
             'workflow_states_pkey:8c8464f42472|workflow_states_state_check:ac1c4367663a'),
         ('function', 'lead.',
-            'act_as(text, text)|actor(text)|actual_grants()|announce_move(text, text, text)|apply_security()|'
-            'audit(text, text, jsonb, jsonb, text, text)|audit_row()|backoff(numeric, integer, bigint)|benchmarks()|'
-            'breaker_admit(text, timestamp with time zone)|'
+            'act_as(text, text)|actor(text)|actual_grants()|add_seo_pages(bigint, jsonb)|announce_move(text, text, text)|'
+            'apply_security()|audit(text, text, jsonb, jsonb, text, text)|audit_row()|backoff(numeric, integer, bigint)|'
+            'benchmarks()|breaker_admit(text, timestamp with time zone)|'
             'breaker_record(text, text, boolean, boolean, text, timestamp with time zone)|'
             'budget_day(timestamp with time zone)|budget_hold(date, text, text, numeric, numeric)|'
             'budget_settle(date, text, text, numeric, numeric)|'
@@ -2190,9 +2317,10 @@ AS $$
             'carry_idle_types(text[], timestamp with time zone)|check_actor(text)|check_clock(timestamp with time zone)|'
             'check_dead_letter_filter(jsonb, boolean)|check_name(text, text)|'
             'check_number_at(text, jsonb, text, numeric, numeric, boolean)|check_plan(jsonb)|'
-            'check_range(text, bigint, bigint, bigint)|check_scheduled_tasks(jsonb)|check_setting()|claimable_lanes(text)|'
-            'claimed_tasks(text, bigint[])|contract()|count_deleted_tasks()|count_inserted_tasks()|count_updated_tasks()|'
-            'dollars(numeric)|end_attempt(task, text, text, text, timestamp with time zone)|'
+            'check_range(text, bigint, bigint, bigint)|check_scheduled_tasks(jsonb)|'
+            'check_seo_addresses(text, jsonb, integer)|check_setting()|claimable_lanes(text)|claimed_tasks(text, bigint[])|'
+            'contract()|count_deleted_tasks()|count_inserted_tasks()|count_updated_tasks()|dollars(numeric)|'
+            'end_attempt(task, text, text, text, timestamp with time zone)|'
             'end_execution(workflow_orchestration, text, text, boolean, jsonb, jsonb, timestamp with time zone)|'
             'execution_hold(date, text, numeric)|execution_settle(date, text, numeric, numeric)|'
             'expect(text, anycompatible, anycompatible)|expect_between(text, numeric, numeric, numeric)|'
@@ -2200,11 +2328,13 @@ AS $$
             'expected_grants()|expected_objects()|expected_transitions()|fill_rate_limit()|'
             'finish_batch(timestamp with time zone)|fold_queue_depth()|follow_rate_limit()|forget_probes(text)|'
             'forget_tasks()|forget_truncated_tasks()|function_definition(oid)|held_execution(text, bigint)|'
-            'held_task(bigint, text)|is_within_hours(integer, numeric, numeric)|'
-            'matching_dead_letters(jsonb, boolean, integer)|metric_is_healthy(numeric, numeric, numeric)|'
-            'milliseconds_until(timestamp with time zone, timestamp with time zone)|number_at(jsonb, text[])|'
-            'object_definitions()|object_problems()|oldest_queued(text)|our_functions()|our_relations()|outgoing_functions()|'
-            'paced_budget(integer, timestamp with time zone)|percent_of(numeric, numeric)|'
+            'held_publication(bigint, text, bigint)|held_task(bigint, text)|is_within_hours(integer, numeric, numeric)|'
+            'locked_experiment(bigint)|make_current(bigint, bigint)|matching_dead_letters(jsonb, boolean, integer)|'
+            'metric_is_healthy(numeric, numeric, numeric)|'
+            'milliseconds_until(timestamp with time zone, timestamp with time zone)|move_article(article, text)|'
+            'number_at(jsonb, text[])|object_definitions()|object_problem(jsonb, jsonb)|object_problems()|'
+            'oldest_queued(text)|our_functions()|our_relations()|outgoing_functions()|'
+            'paced_budget(integer, timestamp with time zone)|page_metric_problem(jsonb, date)|percent_of(numeric, numeric)|'
             'pick_from_lane(text, text, integer, integer, timestamp with time zone)|policy_columns()|'
             'provider_sentences(jsonb, timestamp with time zone)|prune_advance(text, bigint, boolean)|prune_position(text)|'
             'queue_depth(text, text)|record_execution_state(text, text, text, jsonb, timestamp with time zone)|'
@@ -2213,17 +2343,20 @@ AS $$
             'release_reservation(plan_reservation, timestamp with time zone)|'
             'resolve_calls(text[], bigint[], boolean, timestamp with time zone)|'
             'resolve_dead_letters(jsonb, text, text, text, integer, timestamp with time zone)|role_problems()|'
-            'roll_up_execution(workflow_orchestration, bigint, timestamp with time zone)|run_memory_mb(text)|run_test(text)|'
-            'sanitise(jsonb, integer)|sanitise(text)|schema_version()|score_terms(task, timestamp with time zone)|'
-            'seconds(numeric)|set_mode(text, text, text, text, text, timestamp with time zone)|setting_number(text)|'
-            'setting_text(text)|share_batch(text, integer)|slot_seconds(timestamp with time zone, timestamp with time zone)|'
-            'stage()|stage_batch(timestamp with time zone, integer)|'
+            'roll_up_execution(workflow_orchestration, bigint, timestamp with time zone)|'
+            'round_part(jsonb, text, integer, jsonb)|run_memory_mb(text)|run_test(text)|sanitise(jsonb, integer)|'
+            'sanitise(text)|schema_version()|score_terms(task, timestamp with time zone)|seconds(numeric)|'
+            'seo_address_problem(jsonb)|set_mode(text, text, text, text, text, timestamp with time zone)|'
+            'setting_number(text)|setting_text(text)|share_batch(text, integer)|'
+            'slot_seconds(timestamp with time zone, timestamp with time zone)|stage()|'
+            'stage_batch(timestamp with time zone, integer)|'
             'stage_call(text, bigint, bigint, timestamp with time zone, numeric)|'
             'stage_execution(timestamp with time zone, integer)|stage_run(timestamp with time zone, integer)|'
             'stage_sent_call(text, bigint, bigint, timestamp with time zone)|'
             'stage_tasks(timestamp with time zone, integer, text)|static_score(integer, numeric, numeric, numeric)|'
-            'suite_plan(integer)|take_out_tasks(text, integer, timestamp with time zone)|'
-            'take_overdue_task(text, text, timestamp with time zone)|'
+            'submit_change(text, text, jsonb, text, timestamp with time zone, timestamp with time zone)|'
+            'submit_standing_work(timestamp with time zone)|suite_plan(integer)|'
+            'take_out_tasks(text, integer, timestamp with time zone)|take_overdue_task(text, text, timestamp with time zone)|'
             'take_tasks(text, text, integer, timestamp with time zone)|task_problem(jsonb, timestamp with time zone)|'
             'tasks_before(text, text[], integer, boolean, timestamp with time zone, bigint, integer, timestamp with time zone, integer)|'
             'test_core__bare_insert_works()|test_core__best_then_oldest_first()|test_core__bulk_is_all_or_nothing()|'
@@ -2254,13 +2387,14 @@ AS $$
             'test_scheduling__hours_follow_the_time_zone()|test_scheduling__lease_of_another_is_respected()|'
             'test_scheduling__max_concurrent_of_the_call_holds()|test_scheduling__outsiders_row_is_adopted()|'
             'test_scheduling__plan_takes_a_bare_resource_status()|test_scheduling__reservation_becomes_one_execution()|'
-            'test_scheduling__starving_type_gains_fifty()|test_scheduling__tick_fills_the_free_slots()|'
-            'test_scheduling__types_share_the_slots()|test_scheduling__unstarted_execution_is_launched_again()|'
-            'test_security__application_role_is_enough()|test_security__bad_input_is_named()|'
-            'test_security__clock_is_guarded()|test_security__every_table_has_forced_row_security()|'
-            'test_security__functions_pin_their_search_path()|test_security__outsiders_have_nothing()|'
-            'test_security__settings_guard_their_range()|type_pace(workflow_policy, timestamp with time zone)|'
-            'type_service(timestamp with time zone)|valid_time(text, timestamp with time zone)|version_number(text)|'
+            'test_scheduling__standing_work_comes_at_its_interval()|test_scheduling__starving_type_gains_fifty()|'
+            'test_scheduling__tick_fills_the_free_slots()|test_scheduling__types_share_the_slots()|'
+            'test_scheduling__unstarted_execution_is_launched_again()|test_security__application_role_is_enough()|'
+            'test_security__bad_input_is_named()|test_security__clock_is_guarded()|'
+            'test_security__every_table_has_forced_row_security()|test_security__functions_pin_their_search_path()|'
+            'test_security__outsiders_have_nothing()|test_security__settings_guard_their_range()|'
+            'type_pace(workflow_policy, timestamp with time zone)|type_service(timestamp with time zone)|'
+            'valid_time(text, timestamp with time zone)|version_number(text)|wants_standing_work(text, text, jsonb)|'
             'watch_accounts(timestamp with time zone)|watch_budget(timestamp with time zone)|watch_connections()|'
             'watch_history(integer, timestamp with time zone)|'
             'watch_outcomes(timestamp with time zone, timestamp with time zone)|'
@@ -2273,36 +2407,54 @@ AS $$
             'analyze_test_results()|begin_api_call(text, bigint, bigint, text, jsonb, timestamp with time zone)|'
             'begin_api_calls(text, bigint, jsonb, timestamp with time zone)|'
             'begin_publication(bigint, text, bigint, text, text, text, timestamp with time zone)|'
-            'benchmark_coordinator_performance(integer)|cancel_execution(text, text, text, timestamp with time zone)|'
+            'begin_seo_audit(text, text, text, text, jsonb, integer, integer, timestamp with time zone)|'
+            'begin_update(bigint, text, bigint, bigint, timestamp with time zone)|benchmark_coordinator_performance(integer)|'
+            'cancel_execution(text, text, text, timestamp with time zone)|'
             'cancel_task(bigint, text, text, timestamp with time zone)|change_policy(text, jsonb, text, text)|'
+            'change_publication(text, text, text, text, text, timestamp with time zone)|'
             'change_setting(text, text, text, text)|'
             'check_comprehensive_resource_availability(jsonb, timestamp with time zone)|'
             'check_coordinator_alerts(timestamp with time zone)|check_system_health_comprehensive(timestamp with time zone)|'
             'claim_tasks(text, text, integer, integer, timestamp with time zone)|'
             'complete_task(bigint, text, bigint, jsonb, timestamp with time zone)|'
             'complete_tasks(text, bigint, jsonb, boolean, timestamp with time zone)|configure_platform(jsonb)|'
-            'confirm_publication(bigint, text, bigint, text, text, jsonb, timestamp with time zone)|'
+            'confirm_publication(bigint, text, bigint, text, text, jsonb, bigint, timestamp with time zone)|'
+            'confirm_unpublication(bigint, text, bigint, timestamp with time zone)|'
             'create_execution_records(jsonb, text, timestamp with time zone)|'
+            'create_experiment(text, text, text, text, jsonb, jsonb, timestamp with time zone)|'
             'create_optimal_execution_plan(jsonb, jsonb, text, timestamp with time zone)|'
+            'decide_article(bigint, text, text, timestamp with time zone, text, timestamp with time zone)|'
+            'decide_experiment(bigint, jsonb, boolean, text, text, timestamp with time zone)|'
             'discard_dead_letters(jsonb, text, text, integer, timestamp with time zone)|'
             'drain_queue(text, text, text, text, timestamp with time zone)|estimate_tasks(jsonb, timestamp with time zone)|'
             'explain_task(bigint, timestamp with time zone)|'
             'fail_task(bigint, text, bigint, text, text, jsonb, integer, timestamp with time zone)|'
-            'find_sparse_indexes(bigint)|finish_execution(text, bigint, text, jsonb, jsonb, timestamp with time zone)|'
-            'generate_coordinator_recommendations(jsonb, jsonb, jsonb)|'
+            'find_publication(text, text)|find_sparse_indexes(bigint)|'
+            'finish_execution(text, bigint, text, jsonb, jsonb, timestamp with time zone)|'
+            'finish_seo_audit(bigint, text, bigint, jsonb, jsonb, numeric, jsonb, text[], jsonb, timestamp with time zone)|'
+            'generate_coordinator_recommendations(jsonb, jsonb, jsonb)|get_article(bigint)|'
             'get_coordinator_dashboard(integer, timestamp with time zone)|'
             'get_intelligent_scheduled_tasks(timestamp with time zone, integer)|'
-            'get_platform_status(timestamp with time zone)|get_task(bigint)|'
-            'give_back_tasks(text, bigint, bigint[], text, timestamp with time zone)|'
+            'get_platform_status(timestamp with time zone)|get_seo_audit(bigint)|get_seo_pages(bigint, bigint, integer)|'
+            'get_site(text)|get_task(bigint)|give_back_tasks(text, bigint, bigint[], text, timestamp with time zone)|'
             'heartbeat_execution(text, bigint, integer, timestamp with time zone)|'
-            'launchable_executions(integer, timestamp with time zone)|list_dead_letters(jsonb, integer)|'
-            'list_publications(text, integer)|log_orchestration_error(text, text, jsonb, text, timestamp with time zone)|'
-            'mark_api_call_sent(bigint, bigint, timestamp with time zone)|'
+            'import_page_metrics(text, jsonb, timestamp with time zone)|'
+            'keep_article(bigint, bigint, text, bigint, jsonb, jsonb, text, text, timestamp with time zone, timestamp with time zone)|'
+            'keep_step(bigint, text, bigint, text, text, jsonb, timestamp with time zone)|kept_steps(bigint)|'
+            'launchable_executions(integer, timestamp with time zone)|list_articles(text, text, integer)|'
+            'list_dead_letters(jsonb, integer)|list_experiments(text, text, integer)|list_publications(text, integer)|'
+            'list_seo_audits(text, integer)|list_seo_findings(text, text, integer)|list_sites()|'
+            'log_orchestration_error(text, text, jsonb, text, timestamp with time zone)|'
+            'mark_api_call_sent(bigint, bigint, timestamp with time zone)|next_seo_pages(bigint, integer)|'
             'orchestrate_workflow_execution(text, timestamp with time zone, integer, boolean)|'
             'pause_queue(text, text, text, text, timestamp with time zone)|'
             'promote_due_tasks(timestamp with time zone, integer)|prune_history(interval, integer, timestamp with time zone)|'
+            'published_signatures(integer)|'
             'record_health_metric(text, numeric, text, text, numeric, numeric, jsonb, timestamp with time zone)|'
+            'record_intelligence(bigint, text, bigint, text, jsonb, timestamp with time zone)|'
             'record_orchestration_metrics(jsonb, jsonb, timestamp with time zone)|'
+            'record_outcomes(bigint, jsonb, text, timestamp with time zone)|'
+            'record_seo_pages(bigint, text, bigint, jsonb, jsonb, timestamp with time zone)|'
             'recover_executions(timestamp with time zone)|refresh_resource_usage(timestamp with time zone)|'
             'relaunch_execution(text, integer, timestamp with time zone)|'
             'release_api_call(bigint, bigint, timestamp with time zone)|release_coordinator_lease(text)|'
@@ -2312,6 +2464,7 @@ AS $$
             'reserve_execution_resources(jsonb, timestamp with time zone)|'
             'reset_breaker(text, text, text, timestamp with time zone)|'
             'resume_queue(text, text, text, text, timestamp with time zone)|run_coordinator_test_suite()|'
+            'set_site(text, jsonb, text, text)|'
             'settle_api_call(bigint, text, numeric, jsonb, integer, integer, text, timestamp with time zone)|'
             'start_execution(text, integer, text, integer, timestamp with time zone)|'
             'submit_task(text, jsonb, integer, text, numeric, timestamp with time zone, timestamp with time zone, bigint[], text, numeric, integer, numeric, numeric, timestamp with time zone)|'
@@ -2320,19 +2473,31 @@ AS $$
             'validate_coordinator_deployment(timestamp with time zone)'),
         ('index', 'lead.',
             'api_call_execution:f7f2f8dfa150|api_call_pkey:21d5d4db4b5a|api_call_reserved:d876d003a896|'
-            'api_call_task:4e2af96a8f89|audit_log_at:1110009fddce|audit_log_pkey:934d4c52c20a|audit_log_subject:c19d23faa254|'
-            'budget_account_pkey:d73062198c47|circuit_breaker_pkey:33a96ee8031c|coordinator_pkey:f9cfcbb92b0d|'
-            'dead_letter_open:58bc90fd4752|dead_letter_pkey:20320ba607ae|dead_letter_task:8ed67e2064fc|'
-            'dead_letter_waiting:519be139da1e|deployed_object_pkey:e3a6e9f88272|deployment_pkey:ae5dac640e93|'
-            'due_pkey:932a7258b709|error_log_pkey:d20471d0bf92|error_log_recent:d25d79943c8b|fair_share_pkey:370ac53ef504|'
+            'api_call_task:4e2af96a8f89|article_current:4320dd08fd70|article_over:8f265d844d53|article_pkey:93b911e73d06|'
+            'article_publication_id_revision_key:01c9186f9f76|article_publication_id_task_id_key:f8f21f6b3d08|'
+            'article_task:4db8231ad77b|article_waiting:61ed64ecef89|audit_log_at:1110009fddce|audit_log_pkey:934d4c52c20a|'
+            'audit_log_subject:c19d23faa254|budget_account_pkey:d73062198c47|circuit_breaker_pkey:33a96ee8031c|'
+            'coordinator_pkey:f9cfcbb92b0d|dead_letter_open:58bc90fd4752|dead_letter_pkey:20320ba607ae|'
+            'dead_letter_task:8ed67e2064fc|dead_letter_waiting:519be139da1e|deployed_object_pkey:e3a6e9f88272|'
+            'deployment_pkey:ae5dac640e93|due_pkey:932a7258b709|error_log_pkey:d20471d0bf92|error_log_recent:d25d79943c8b|'
+            'experiment_outcome_experiment:597673b94c12|experiment_outcome_key:3ccd18c57c59|'
+            'experiment_outcome_recorded:f44e8edf4daa|experiment_pkey:279d5000feac|experiment_site_name_key:8834c85243de|'
+            'experiment_variant_pkey:87654e46ae0e|fair_share_pkey:370ac53ef504|feed_item_pkey:a74a82fff149|'
+            'feed_item_published:c291b971525f|feed_item_seen:8582907b429b|feed_pkey:ef3aa429b1e0|kept_step_at:2341d724fa69|'
+            'kept_step_pkey:15c22b35e9c2|page_metric_day:541bd23f780c|page_metric_pkey:e835513bc3ec|'
             'plan_reservation_pkey:935cec5c9bcf|prune_progress_pkey:b1c6c047fb15|publication_pkey:8d41d2cfae94|'
             'publication_published:8ebf2708f33e|publication_site_slug_key:fdaf896642b9|'
             'publication_site_task_id_key:3c3dda1969a1|rate_slot_free:643cc1d79337|rate_slot_pkey:52e313ea174f|'
-            'ready_in_order:a8a170bf6b54|setting_pkey:df75f3df3012|state_transition_pkey:5dd04377a0d9|'
-            'submission_pkey:ba2f5e1abdee|task_attempt_ended:980ac98c6ee8|task_attempt_task:49a18368c4e5|'
-            'task_dependency_pkey:be980f2c059a|task_dependency_task:6698fef084bb|task_pkey:0fc809c138d3|'
-            'tenant_pkey:1f07c57e8f2b|tick_decided:ecea5c3cec67|tick_pkey:3d3f27c04b33|workflow_policy_pkey:04970337bf3f|'
-            'workflow_policy_task_type_key:af85af0d6590'),
+            'ready_in_order:a8a170bf6b54|seo_audit_audit_key_key:f1b2b6da0458|seo_audit_pkey:6a764817014b|'
+            'seo_audit_site:975a5e7d2ad5|seo_audit_started:3ac9329913a6|seo_finding_fixed_at:5e58f47c6d33|'
+            'seo_finding_open:1eabfc435e62|seo_finding_pkey:3f555ae83a03|seo_finding_site_url_rule_key:e2bfbaad527b|'
+            'seo_page_audit_id_url_key:777df361969e|seo_page_order:c7e99ab0c952|seo_page_pkey:111faf257a63|'
+            'seo_page_waiting:b97b3be1867e|setting_pkey:df75f3df3012|site_pkey:a613d6b2d9ee|standing_task_pkey:d544b0945f31|'
+            'state_transition_pkey:5dd04377a0d9|story_last:21e580b7edc4|story_pkey:ec379d74a72c|submission_pkey:ba2f5e1abdee|'
+            'task_attempt_ended:980ac98c6ee8|task_attempt_task:49a18368c4e5|task_dependency_pkey:be980f2c059a|'
+            'task_dependency_task:6698fef084bb|task_pkey:0fc809c138d3|tenant_pkey:1f07c57e8f2b|term_count_day:8c31b85b9b6c|'
+            'term_count_pkey:167d4f926f06|tick_decided:ecea5c3cec67|tick_pkey:3d3f27c04b33|topic_proposal_pkey:8a480dadaed4|'
+            'workflow_policy_pkey:04970337bf3f|workflow_policy_task_type_key:af85af0d6590'),
         ('index', 'public.',
             'api_rate_limits_pkey:03287650883f|execution_history_pkey:58dec6b4f159|'
             'execution_history_workflow_type_execution_date_hour_of_day_key:7bcd69db8442|resource_usage_pkey:cc4084f54797|'
@@ -2342,6 +2507,8 @@ AS $$
             'workflow_orchestration_pkey:17de385691ab|workflow_orchestration_recent:aec5a1f6ec47|'
             'workflow_states_execution:95435e96fd01|workflow_states_pkey:b8e74857d8cf'),
         ('policy', 'lead.api_call.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.article.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.audit_log.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
@@ -2361,7 +2528,21 @@ AS $$
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.error_log.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.experiment.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.experiment_outcome.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.experiment_variant.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.fair_share.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.feed.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.feed_item.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.kept_step.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.page_metric.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.plan_reservation.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
@@ -2375,9 +2556,21 @@ AS $$
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.ready.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.seo_audit.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.seo_finding.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.seo_page.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.setting.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.site.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.standing_task.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.state_transition.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.story.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.submission.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
@@ -2389,7 +2582,11 @@ AS $$
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.tenant.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.term_count.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.tick.',
+            'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
+        ('policy', 'lead.topic_proposal.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('policy', 'lead.workflow_policy.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
@@ -2406,12 +2603,16 @@ AS $$
         ('policy', 'public.workflow_states.',
             'owner_all:7ab9266a0bd8|readers:8037b24a7c67|service_all:436ad5ab6382'),
         ('row security', 'lead.',
-            'api_call:ab1b5f5a2d26|audit_log:ab1b5f5a2d26|budget_account:ab1b5f5a2d26|circuit_breaker:ab1b5f5a2d26|'
-            'coordinator:ab1b5f5a2d26|dead_letter:ab1b5f5a2d26|deployed_object:ab1b5f5a2d26|deployment:ab1b5f5a2d26|'
-            'due:ab1b5f5a2d26|error_log:ab1b5f5a2d26|fair_share:ab1b5f5a2d26|plan_reservation:ab1b5f5a2d26|'
+            'api_call:ab1b5f5a2d26|article:ab1b5f5a2d26|audit_log:ab1b5f5a2d26|budget_account:ab1b5f5a2d26|'
+            'circuit_breaker:ab1b5f5a2d26|coordinator:ab1b5f5a2d26|dead_letter:ab1b5f5a2d26|deployed_object:ab1b5f5a2d26|'
+            'deployment:ab1b5f5a2d26|due:ab1b5f5a2d26|error_log:ab1b5f5a2d26|experiment:ab1b5f5a2d26|'
+            'experiment_outcome:ab1b5f5a2d26|experiment_variant:ab1b5f5a2d26|fair_share:ab1b5f5a2d26|feed:ab1b5f5a2d26|'
+            'feed_item:ab1b5f5a2d26|kept_step:ab1b5f5a2d26|page_metric:ab1b5f5a2d26|plan_reservation:ab1b5f5a2d26|'
             'prune_progress:ab1b5f5a2d26|publication:ab1b5f5a2d26|queue_depth_delta:ab1b5f5a2d26|rate_slot:ab1b5f5a2d26|'
-            'ready:ab1b5f5a2d26|setting:ab1b5f5a2d26|state_transition:ab1b5f5a2d26|submission:ab1b5f5a2d26|task:ab1b5f5a2d26|'
-            'task_attempt:ab1b5f5a2d26|task_dependency:ab1b5f5a2d26|tenant:ab1b5f5a2d26|tick:ab1b5f5a2d26|'
+            'ready:ab1b5f5a2d26|seo_audit:ab1b5f5a2d26|seo_finding:ab1b5f5a2d26|seo_page:ab1b5f5a2d26|setting:ab1b5f5a2d26|'
+            'site:ab1b5f5a2d26|standing_task:ab1b5f5a2d26|state_transition:ab1b5f5a2d26|story:ab1b5f5a2d26|'
+            'submission:ab1b5f5a2d26|task:ab1b5f5a2d26|task_attempt:ab1b5f5a2d26|task_dependency:ab1b5f5a2d26|'
+            'tenant:ab1b5f5a2d26|term_count:ab1b5f5a2d26|tick:ab1b5f5a2d26|topic_proposal:ab1b5f5a2d26|'
             'workflow_policy:ab1b5f5a2d26'),
         ('row security', 'public.',
             'api_rate_limits:ab1b5f5a2d26|execution_history:ab1b5f5a2d26|resource_usage:ab1b5f5a2d26|'
@@ -2420,18 +2621,24 @@ AS $$
             'fence:e3b0c44298fc'),
         ('storage', 'lead.',
             'api_call:9702739124c7|budget_account:3325ea99ecfb|circuit_breaker:3325ea99ecfb|dead_letter:6a1fe36c31da|'
-            'due:29ba36420436|fair_share:3325ea99ecfb|prune_progress:3325ea99ecfb|queue_depth_delta:da5974773079|'
-            'rate_slot:ee012e4088a9|ready:29ba36420436|task:2cc6856d23ee|task_attempt:6a1fe36c31da|tick:6a1fe36c31da'),
+            'due:29ba36420436|experiment_variant:f5d00aa91d16|fair_share:3325ea99ecfb|feed:f5d00aa91d16|'
+            'page_metric:6a1fe36c31da|prune_progress:3325ea99ecfb|queue_depth_delta:da5974773079|rate_slot:ee012e4088a9|'
+            'ready:29ba36420436|standing_task:f5d00aa91d16|story:f5d00aa91d16|task:2cc6856d23ee|task_attempt:6a1fe36c31da|'
+            'term_count:f5d00aa91d16|tick:6a1fe36c31da|topic_proposal:f5d00aa91d16'),
         ('storage', 'public.',
             'api_rate_limits:3325ea99ecfb|resource_usage:6a1fe36c31da|workflow_orchestration:ea974f0a23db|'
             'workflow_states:1a3a0ba8cc0b'),
         ('table', 'lead.',
-            'api_call:e3b0c44298fc|audit_log:e3b0c44298fc|budget_account:e3b0c44298fc|circuit_breaker:e3b0c44298fc|'
-            'coordinator:e3b0c44298fc|dead_letter:e3b0c44298fc|deployed_object:e3b0c44298fc|deployment:e3b0c44298fc|'
-            'due:e3b0c44298fc|error_log:e3b0c44298fc|fair_share:e3b0c44298fc|plan_reservation:e3b0c44298fc|'
+            'api_call:e3b0c44298fc|article:e3b0c44298fc|audit_log:e3b0c44298fc|budget_account:e3b0c44298fc|'
+            'circuit_breaker:e3b0c44298fc|coordinator:e3b0c44298fc|dead_letter:e3b0c44298fc|deployed_object:e3b0c44298fc|'
+            'deployment:e3b0c44298fc|due:e3b0c44298fc|error_log:e3b0c44298fc|experiment:e3b0c44298fc|'
+            'experiment_outcome:e3b0c44298fc|experiment_variant:e3b0c44298fc|fair_share:e3b0c44298fc|feed:e3b0c44298fc|'
+            'feed_item:e3b0c44298fc|kept_step:e3b0c44298fc|page_metric:e3b0c44298fc|plan_reservation:e3b0c44298fc|'
             'prune_progress:e3b0c44298fc|publication:e3b0c44298fc|queue_depth_delta:e3b0c44298fc|rate_slot:e3b0c44298fc|'
-            'ready:e3b0c44298fc|setting:e3b0c44298fc|state_transition:e3b0c44298fc|submission:e3b0c44298fc|task:e3b0c44298fc|'
-            'task_attempt:e3b0c44298fc|task_dependency:e3b0c44298fc|tenant:e3b0c44298fc|tick:e3b0c44298fc|'
+            'ready:e3b0c44298fc|seo_audit:e3b0c44298fc|seo_finding:e3b0c44298fc|seo_page:e3b0c44298fc|setting:e3b0c44298fc|'
+            'site:e3b0c44298fc|standing_task:e3b0c44298fc|state_transition:e3b0c44298fc|story:e3b0c44298fc|'
+            'submission:e3b0c44298fc|task:e3b0c44298fc|task_attempt:e3b0c44298fc|task_dependency:e3b0c44298fc|'
+            'tenant:e3b0c44298fc|term_count:e3b0c44298fc|tick:e3b0c44298fc|topic_proposal:e3b0c44298fc|'
             'workflow_policy:e3b0c44298fc'),
         ('table', 'public.',
             'api_rate_limits:e3b0c44298fc|execution_history:e3b0c44298fc|resource_usage:e3b0c44298fc|'
@@ -2440,6 +2647,8 @@ AS $$
             'audit_append_only:f90279395182'),
         ('trigger', 'lead.setting.',
             'older_files_refused:7f58cb43ea4c|setting_audited:9a67754c4fbd|setting_checked:1c4ab930acf3'),
+        ('trigger', 'lead.site.',
+            'site_audited:b8e6bda73b97'),
         ('trigger', 'lead.task.',
             'task_deleted:00bb22e9a88b|task_forgotten:21cbf7ec5132|task_inserted:6f28e3218080|task_truncated:be7f49647ef7|'
             'task_updated:e1d3d3950cde'),

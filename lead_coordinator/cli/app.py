@@ -5,9 +5,13 @@ from typing import Annotated
 import typer
 
 from lead_coordinator import __version__
+from lead_coordinator.cli.articles import approve, articles, reject, republish, unpublish
 from lead_coordinator.cli.demo import demo
 from lead_coordinator.cli.deploy import deploy
 from lead_coordinator.cli.doctor import doctor
+from lead_coordinator.cli.experiment import experiment
+from lead_coordinator.cli.metrics import metrics
+from lead_coordinator.cli.site import site
 from lead_coordinator.cli.status import status
 from lead_coordinator.cli.submit import submit
 from lead_coordinator.cli.up import up
@@ -27,6 +31,14 @@ app.command()(up)
 app.command()(demo)
 app.command()(deploy)
 app.command()(submit)
+app.command()(articles)
+app.command()(approve)
+app.command()(reject)
+app.command()(unpublish)
+app.command()(republish)
+app.add_typer(site, name="site")
+app.add_typer(metrics, name="metrics")
+app.add_typer(experiment, name="experiment")
 app.command()(status)
 app.command()(doctor)
 

@@ -1,4 +1,4 @@
-"""What the demo found: figures from the database, the verdict, the table."""
+"""The platform's figures in the demo: from the database, with the verdict on the articles, and the table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lead_coordinator.database.connection import Database
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lead_coordinator.cli.demonstration import Peaks
+    from lead_coordinator.cli.demo_watch import Peaks
     from lead_coordinator.cli.platform.run import Platform
 
 _TASKS = """

@@ -1,9 +1,14 @@
-"""The demo's course: start, submit, watch, measure, judge.
+"""The demo's course: the whole circle on the examples, from nothing to refreshed articles.
 
-It measures what the product promises and prints it: memory and connections of the whole platform (sampled
-twice a second), executions at once (exact, from their start and end times), refusals by the sandbox (its own
-count), waiting, cost. A demo on a LEAD_HOME that was used before goes on there: topics that are published
-already count as published and stay as they are.
+Start; serve the example site, the feeds and the articles on this machine; apply examples/site.yaml, from
+which the coordinator makes standing work (a poll of the feeds, an audit); submit the topics; when the
+articles are out, import their page metrics, from which it makes the ranking and the ranking the refreshes.
+The demo itself submits the topics and nothing else. It asks for a decision where the next tick may be five
+minutes away, which any process may.
+
+It measures what the product promises: memory and connections of the whole platform (sampled twice a second),
+executions at once (exact, from their start and end times), refusals by the sandbox (its own count), waiting,
+cost. A demo on a LEAD_HOME that was used before goes on there: what was done already counts as done.
 """
 
 from __future__ import annotations
@@ -11,99 +16,103 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 
+from lead_coordinator.cli import demo_examples as examples
+from lead_coordinator.cli.demo_circle import (
+    Circle,
+    ended,
+    judge_circle,
+    looked_at,
+    ranked,
+    read_circle,
+    standing,
+)
+from lead_coordinator.cli.demo_examples import ARTICLES_SITE, PLANTED_SITE, page_of
 from lead_coordinator.cli.demo_report import Figures, judge, measure, result_table
+from lead_coordinator.cli.demo_servers import Served, serve
+from lead_coordinator.cli.demo_view import circle_view
+from lead_coordinator.cli.demo_watch import UNFINISHED, DemoFailed, Peaks, Watch
 from lead_coordinator.cli.platform.logs import Terminal
-from lead_coordinator.cli.platform.processes import memory_bytes
 from lead_coordinator.cli.platform.run import Platform
 from lead_coordinator.cli.submit import submit_rows
-from lead_coordinator.cli.views import dollars, provider_table
-from lead_coordinator.database.reports import get_platform_status
-from lead_coordinator.errors import DatabaseError, LeadCoordinatorError
+from lead_coordinator.database.control import orchestrate_workflow_execution
+from lead_coordinator.database.revenue import import_page_metrics
+from lead_coordinator.database.sites import get_site, set_site
+from lead_coordinator.errors import DatabaseError, InvalidInput
 from lead_coordinator.pipelines.content.topics import BadRow, TopicRow
+from lead_coordinator.pipelines.profile import SiteProfile
 from lead_coordinator.settings import Settings
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
-SAMPLE_SECONDS = 0.5
-PLAIN_LINE_SECONDS = 5.0
-# The longest honest silence is a task's last retry (4 minutes and its jitter) and the batch after it.
-# Runs end within a second or two of their last article; a busy machine takes longer.
+WORKER_ID = "demo"
+# Runs end within a second or two of their last task; a busy machine takes longer.
 RUNS_END_SECONDS = 30.0
-SILENCE_SECONDS = 600.0
-
-
-class DemoFailed(LeadCoordinatorError):
-    """The demo can't go on; the sentence says where it stands."""
-
-
-@dataclass
-class Peaks:
-    """The highest of what was sampled."""
-
-    memory_bytes: int = 0
-    processes: int = 0
-    connections: int = 0
 
 
 class Demonstration:
+    """`own_topics`: the topics are somebody's own, so nothing is expected of the example metrics."""
+
     def __init__(
         self,
         settings: Settings,
         environ: Mapping[str, str],
         rows: Sequence[TopicRow],
         bad: Sequence[BadRow] = (),
+        *,
+        own_topics: bool = False,
         parent_pid: int | None = None,
     ) -> None:
         self.rows = rows
         self.bad = bad
-        self.peaks = Peaks()
-        self.terminal = Terminal(sys.stdout, only=("platform", "database", "sandbox"))
+        self.places: dict[str, str] = {}
+        self.own_topics = own_topics
+        self.terminal = Terminal(sys.stdout, only=("platform", "database", "sandbox", "demo"))
         self.platform = Platform(settings, environ, self.terminal, parent_pid=parent_pid)
         self.supervisor = self.platform.supervisor
-        self.task_ids: list[int] = []
-        self.began = time.monotonic()
-        self.console: Console | None = None
+        self.watch = Watch(self.platform, None)
 
     def run(self) -> bool:
-        """The whole demo up to the printed table. True when every topic ended as it should."""
+        """The whole demo up to the printed result. True when nothing of the circle is missing."""
         from rich.console import Console
+        from rich.markup import escape
 
-        self.console = Console()
+        console = self.watch.console = Console()
         self.platform.start()
-        submitted_at = datetime.now(UTC)
         before = self._sandbox_stats()
-        taken, refused = submit_rows(self.platform.database, self.rows)
-        self.task_ids = [task.task_id for _, task in taken]
-        new = sum(1 for _, task in taken if task.created)
-        known = f", {len(taken) - new} known from an earlier run" if new < len(taken) else ""
-        self.terminal.say("platform", f"{new} topics submitted{known}; watch them in the UI, or here")
-        if self.task_ids:
-            self._watch()
-            self._let_runs_end()
-        figures = measure(self.platform.database, self.task_ids, submitted_at, self.platform.site_dir)
-        sandbox = self._sandbox_stats()
+        served = serve(self.platform)
+        self._apply(served)
+        self._find_topics()
+        refused = self._write_articles()
+        self._rank_and_refresh(served)
+        self._let_runs_end()
+        circle = read_circle(self.platform.database, self.watch.task_ids)
+        figures = measure(self.platform.database, circle.written_by, self.watch.since, self.platform.site_dir)
+        planted = examples.planted(self.places)
         verdict = judge(
-            figures, len(self.rows), [str(row) for row in refused], [str(row) for row in self.bad]
-        )
-        self.console.print(
-            result_table(
-                figures,
-                self.peaks,
-                sandbox_delta(before, sandbox),
-                self.platform,
-                elapsed_seconds=time.monotonic() - self.began,
-            )
-        )
+            figures,
+            len(self.rows) + len(circle.written_by) - len(self.watch.task_ids),
+            [str(row) for row in refused],
+            [str(row) for row in self.bad],
+        ) + judge_circle(circle, planted, own_topics=self.own_topics)
+        delta = sandbox_delta(before, self._sandbox_stats())
+        took = time.monotonic() - self.watch.began
+        for line in circle_view(circle, planted, self.platform.settings.home, self.platform.site_dir):
+            console.print(line, soft_wrap=True)
+        console.print()
+        console.print(result_table(figures, self.watch.peaks, delta, self.platform, elapsed_seconds=took))
         for problem in verdict:
-            self.console.print(f"[red]not as it should be:[/red] {problem}", highlight=False)
+            console.print(
+                f"[red]not as it should be:[/red] {escape(problem)}", highlight=False, soft_wrap=True
+            )
+        if not verdict:
+            console.print(
+                "The circle is closed: all of it was found, written, audited, ranked and refreshed.",
+                soft_wrap=True,
+            )
         return not verdict
 
     def stay(self) -> None:
@@ -112,41 +121,101 @@ class Demonstration:
         self.terminal.say(
             "platform", f"the platform stays up: the UI is at {self.platform.web_url}; Ctrl-C stops it"
         )
-        while not self.supervisor.stopping.wait(SAMPLE_SECONDS):
+        while not self.supervisor.stopping.wait(0.5):
             self.platform.tend()
 
-    # -- watching
+    # -- the circle
 
-    def _watch(self) -> None:
-        """Until every topic has ended. DemoFailed when nothing moves any more."""
-        assert self.console is not None
-        moved_at, last, said_at = time.monotonic(), None, 0.0
-        with self._live() as live:
-            while True:
-                self._sample()
-                counts = self._counts()
-                if counts != last:
-                    moved_at, last = time.monotonic(), counts
-                status = self._status()
-                if live is not None and status is not None:
-                    live.update(self._view(status, counts))
-                elif status is not None and time.monotonic() - said_at >= PLAIN_LINE_SECONDS:
-                    said_at = time.monotonic()
-                    self.console.print(self._line(status, counts), highlight=False, soft_wrap=True)
-                if counts and not any(counts.get(state) for state in ("queued", "processing", "deferred")):
-                    return
-                if time.monotonic() - moved_at > SILENCE_SECONDS:
-                    raise DemoFailed(
-                        f"nothing has moved for {SILENCE_SECONDS:g} s: {self._line(status or {}, counts)}"
-                    )
-                self.supervisor.pause(SAMPLE_SECONDS)
-                self.platform.tend()
+    def _apply(self, served: Served) -> None:
+        """examples/site.yaml, with the addresses at which it is served here."""
+        self._set(examples.profiles(served.examples))
+        self.terminal.say(
+            "demo", f"examples/site.yaml is applied; the example site and its feeds are at {served.examples}/"
+        )
+
+    def _find_topics(self) -> None:
+        """Before the topics are submitted: what our own articles cover is proposed no more."""
+        self.watch.until(lambda: self._standing_ended("intelligence_engine"), "topics from the example feeds")
+
+    def _write_articles(self) -> list[BadRow]:
+        """Submits the file's topics and waits until each ended, and each that was found in the feeds."""
+        taken, refused = submit_rows(self.platform.database, self.rows)
+        self.watch.task_ids = [task.task_id for _, task in taken]
+        new = sum(1 for _, task in taken if task.created)
+        known = f", {len(taken) - new} known from an earlier run" if new < len(taken) else ""
+        self.terminal.say("demo", f"{new} topics submitted{known}; watch them in the UI, or here")
+        self.watch.until(
+            lambda: self._ended("content_generation"), f"{len(taken)} articles and those that were found"
+        )
+        self.places = self._places({task.task_id: row for row, task in taken})
+        return refused
+
+    def _places(self, rows: Mapping[int, TopicRow]) -> dict[str, str]:
+        """Page in the example metrics → page of the article that its topic became."""
+        published = self.platform.database.rows(
+            "SELECT task_id, slug FROM lead.publication WHERE task_id = ANY(%s)", [list(rows)]
+        )
+        pages = {examples.metrics_page(rows[one["task_id"]]): one["slug"] for one in published}
+        return {page: page_of(slug) for page, slug in pages.items() if page is not None}
+
+    def _rank_and_refresh(self, served: Served) -> None:
+        """The articles are live: their site is audited too, and their page metrics are there."""
+        if served.articles is not None:
+            main = examples.profiles(served.examples)[0]
+            self._set([SiteProfile.read(main.name, {**main.stored(), "url": f"{served.articles}/"})])
+        db = self.platform.database
+        files = examples.metrics(datetime.now(UTC).date(), self.places)
+        imported = [import_page_metrics(db, ARTICLES_SITE, rows) for rows in files]
+        new, known = sum(one.inserted for one in imported), sum(one.updated for one in imported)
+        self.terminal.say(
+            "demo",
+            f"the example page metrics are imported, to yesterday: {new} rows new, {known} replaced",
+        )
+        self.watch.until(lambda: self._standing_ended("revenue_optimizer"), "the ranking")
+        self.watch.until(lambda: ranked(db), "the refreshes")
+        self.watch.until(lambda: looked_at(db, PLANTED_SITE), "the audit of the example site")
+        if served.articles is not None:
+            self.watch.until(lambda: looked_at(db, ARTICLES_SITE), "the audit of the articles' site")
+        self.watch.until(lambda: self._ended(), "all that followed")
+
+    def _set(self, wanted: Sequence[SiteProfile]) -> None:
+        """Stores profiles, but never over a profile that isn't the demo's."""
+        db = self.platform.database
+        for one in wanted:
+            known = get_site(db, one.name)
+            if known is not None and not same_profile(known, one.stored()):
+                raise InvalidInput(
+                    f"site {one.name} has a profile that isn't the demo's, and the demo won't replace it; "
+                    "run the demo on another LEAD_HOME (and without DATABASE_URL)"
+                )
+        for one in wanted:
+            set_site(db, one.name, one.stored(), reason="demo")
+
+    def _standing_ended(self, workflow_type: str) -> bool:
+        """Whether the pipeline's standing work for the articles' site has ended.
+
+        While there is none, asks for a decision, which submits it: with an empty queue the coordinator's own
+        next one is the five-minute tick.
+        """
+        db = self.platform.database
+        if standing(db, workflow_type, ARTICLES_SITE) is None:
+            with suppress(DatabaseError, psycopg.Error):  # the tick makes the next
+                orchestrate_workflow_execution(db, WORKER_ID)
+        return ended(db, workflow_type, ARTICLES_SITE)
+
+    def _ended(self, task_type: str | None = None) -> bool:
+        """Whether this demo's tasks (of that type) have all ended."""
+        counts = self.watch.counts()
+        if not counts and self.watch.task_ids:
+            return False  # the database didn't answer
+        wanted = counts.values() if task_type is None else [counts.get(task_type, {})]
+        return not any(one.get(state) for one in wanted for state in UNFINISHED)
 
     def _let_runs_end(self) -> None:
         """The last article is out a moment before its run ends: stopped now, it would count as failed."""
         deadline = time.monotonic() + RUNS_END_SECONDS
         while time.monotonic() < deadline and self._unfinished_runs():
-            self.supervisor.pause(SAMPLE_SECONDS)
+            self.supervisor.pause(0.5)
             self.platform.tend()
 
     def _unfinished_runs(self) -> bool:
@@ -158,44 +227,6 @@ class Demonstration:
             return False
         return row is not None
 
-    def _live(self) -> AbstractContextManager[Any]:
-        assert self.console is not None
-        if not self.console.is_terminal:
-            return nullcontext()
-        from rich.live import Live
-
-        # Log lines meanwhile are printed above the view, not through it.
-        return Live(console=self.console, refresh_per_second=4, redirect_stdout=True, redirect_stderr=False)
-
-    def _sample(self) -> None:
-        processes = self.platform.processes()
-        self.peaks.memory_bytes = max(self.peaks.memory_bytes, memory_bytes(processes))
-        self.peaks.processes = max(self.peaks.processes, len(processes))
-        try:
-            row = self.platform.database.row(
-                "SELECT count(*) AS clients FROM pg_stat_activity"
-                " WHERE backend_type = 'client backend' AND datname = current_database()"
-            )
-        except (DatabaseError, psycopg.Error):
-            return  # the supervisor says what is wrong with the database, and mends it
-        self.peaks.connections = max(self.peaks.connections, row["clients"] if row else 0)
-
-    def _counts(self) -> dict[str, int]:
-        try:
-            rows = self.platform.database.rows(
-                "SELECT status, count(*) AS n FROM lead.task WHERE id = ANY(%s) GROUP BY status",
-                [self.task_ids],
-            )
-        except (DatabaseError, psycopg.Error):
-            return {}
-        return {row["status"]: row["n"] for row in rows}
-
-    def _status(self) -> dict[str, Any] | None:
-        try:
-            return get_platform_status(self.platform.database)
-        except (DatabaseError, psycopg.Error):
-            return None
-
     def _sandbox_stats(self) -> dict[str, Any]:
         from lead_coordinator.cli.platform.web import get_json
 
@@ -203,65 +234,21 @@ class Demonstration:
             return {}
         return get_json(f"{self.platform.sandbox_url}/sandbox/stats") or {}
 
-    # -- showing
 
-    def _line(self, status: Mapping[str, Any], counts: Mapping[str, int]) -> str:
-        providers = status.get("providers", {})
-        calls = ", ".join(
-            f"{name} {p.get('used_last_60s', 0)} of {p.get('limit_per_minute')} ({p.get('breaker_state')})"
-            for name, p in sorted(providers.items())
-        )
-        return (
-            f"{time.monotonic() - self.began:5.0f} s"
-            f"  queue {waiting(counts)}, running {counts.get('processing', 0)},"
-            f" published {counts.get('completed', 0)} of {len(self.task_ids)},"
-            f" dead letters {counts.get('dead_letter', 0)},"
-            f" spent {dollars(status.get('budget', {}).get('spent_usd'), 4)}; calls a minute: {calls or '–'}"
-        )
-
-    def _view(self, status: Mapping[str, Any], counts: Mapping[str, int]) -> RenderableType:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        executions, budget = status.get("executions", {}), status.get("budget", {})
-        done = sum(counts.get(state, 0) for state in ("completed", "dead_letter", "cancelled", "failed"))
-        runs = f"{executions.get('running', 0)} of {executions.get('max_concurrent', '–')} runs"
-        facts = (
-            (
-                "queue",
-                f"{waiting(counts)} topics",
-                "in work",
-                f"{counts.get('processing', 0)} topics in {runs}",
-            ),
-            ("published", f"{counts.get('completed', 0)}", "dead letters", f"{counts.get('dead_letter', 0)}"),
-            ("spent", dollars(budget.get("spent_usd"), 4), "held", dollars(budget.get("held_usd"), 4)),
-            (
-                *("peak memory", f"{self.peaks.memory_bytes / 1024**2:,.0f} MB"),
-                *("peak connections", str(self.peaks.connections)),
-            ),
-        )
-        bar = Table.grid()
-        bar.add_row(ProgressBar(total=max(len(self.task_ids), 1), completed=done, width=60))
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        for name, text, other_name, other_text in facts:
-            grid.add_row(Text(name, style="dim"), text, Text(other_name, style="dim"), other_text)
-        return Group(
-            Text(),
-            Text.assemble(
-                ("Lead Coordinator ", "bold"),
-                (self.platform.web_url, "cyan"),
-                f"  {time.monotonic() - self.began:.0f} s",
-            ),
-            bar,
-            grid,
-            provider_table(status.get("providers", {})),
-        )
+def same_profile(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether both are the same but for the addresses of this machine, which differ from demo to demo, and
+    the site's own, which the demo adds when there is something at it."""
+    return bool(_without_addresses({**known, "url": None}) == _without_addresses({**wanted, "url": None}))
 
 
-def waiting(counts: Mapping[str, int]) -> int:
-    return counts.get("queued", 0) + counts.get("deferred", 0)
+def _without_addresses(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_addresses(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_addresses(part) for part in value]
+    if isinstance(value, str) and value.startswith("http://127.0.0.1:"):
+        return value.removeprefix("http://127.0.0.1:").partition("/")[2]
+    return value
 
 
 def sandbox_delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, int]]:
@@ -275,4 +262,4 @@ def sandbox_delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[s
     }
 
 
-__all__ = ["DemoFailed", "Demonstration", "Figures", "Peaks"]
+__all__ = ["Circle", "DemoFailed", "Demonstration", "Figures", "Peaks"]

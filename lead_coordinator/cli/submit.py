@@ -29,6 +29,10 @@ def submit(
     ] = None,
     priority: Annotated[int | None, typer.Option(help="0 to 100, more is sooner.")] = None,
     task_type: Annotated[str, typer.Option("--type", help="Task type.")] = "content_generation",
+    payload: Annotated[
+        str | None,
+        typer.Option(help="What the task works on, as a JSON object; for other types than articles."),
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key; default: made from the brief.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
@@ -48,7 +52,9 @@ def submit(
         "deadline": deadline,
     }
     given = {name: text for name, text in single.items() if text is not None}
-    if file is None and not given:
+    if payload is not None and (file is not None or given):
+        fail("submit takes --payload, a file, or the options of a brief, not several of them.", WRONG)
+    if file is None and not given and payload is None:
         fail("submit needs a file of topics, or a task by options (--title or --keyword at least).", WRONG)
     if file is not None and (given or priority is not None or key is not None):
         fail("submit takes a file or the options of a single task, not both.", WRONG)
@@ -65,7 +71,7 @@ def submit(
             # Before a database is looked for: a bad file is the caller's own affair.
             good, bad = read_topics(file)
         else:
-            task = single_task(task_type, given, priority, key)
+            task = single_task(task_type, given, priority, key, payload)
         url, _ = find_database(Settings.load())
         with Database(url) as database:
             if file is None:
@@ -75,7 +81,9 @@ def submit(
                 _say_file(taken, sorted([*bad, *refused], key=lambda row: row.line), as_json)
 
 
-def single_task(task_type: str, given: dict[str, str], priority: int | None, key: str | None) -> "NewTask":
+def single_task(
+    task_type: str, given: dict[str, str], priority: int | None, key: str | None, payload: str | None = None
+) -> "NewTask":
     """The task that the options describe. Raises InvalidInput naming field, value and what is allowed."""
     from lead_coordinator.database.queue import NewTask
     from lead_coordinator.errors import InvalidInput
@@ -83,15 +91,38 @@ def single_task(task_type: str, given: dict[str, str], priority: int | None, key
 
     if priority is not None and not 0 <= priority <= 100:
         raise InvalidInput(f"priority: {priority} given, a whole number from 0 to 100 allowed")
+    if payload is not None:
+        return NewTask(task_type, json_object(payload), priority=priority, idempotency_key=key)
+    if task_type != TASK_TYPE:
+        example = '--payload \'{"site": "main"}\''
+        raise InvalidInput(
+            f"--type={task_type}: only an article is a brief; say what it works on by {example}"
+        )
     brief = parse_brief(given)
     return NewTask(
         task_type=task_type,
         payload=brief.payload(),
         priority=priority,
-        idempotency_key=key or (brief.idempotency_key() if task_type == TASK_TYPE else None),
+        idempotency_key=key or brief.idempotency_key(),
         value_usd=brief.value_usd,
         deadline=brief.deadline,
     )
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The object that the text is. InvalidInput where it is none; the queue bounds its size."""
+    from lead_coordinator.database.json import loads
+    from lead_coordinator.errors import InvalidInput
+
+    try:
+        value = loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidInput(
+            f'payload: {text[:100]!r} given, a JSON object such as {{"site": "main"}} is needed'
+        )
+    return value
 
 
 def submit_single(database: "Database", task: "NewTask") -> "SubmittedTask":

@@ -41,7 +41,7 @@ from lead_coordinator.database import control, reports
 from lead_coordinator.database.connection import Database
 from lead_coordinator.database.control import Launchable
 from lead_coordinator.database.resource import DatabaseResource
-from lead_coordinator.pipelines.content.job import content_pipeline_job
+from lead_coordinator.pipelines.jobs import PIPELINE_JOBS
 
 WORKER_ID = "dispatch-sensor"
 
@@ -58,9 +58,6 @@ RUN_CANCELED_INTERVAL_SECONDS = 29
 LAUNCH_LIMIT = 10
 
 COMPONENT = {"lead/component": "coordinator"}
-
-# A job for each row of `tags.PIPELINE_OF_WORKFLOW`: what the dispatch sensor may start.
-PIPELINE_JOBS = [content_pipeline_job]
 
 
 @sensor(

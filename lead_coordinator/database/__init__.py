@@ -2,5 +2,5 @@
 
 `queue`, `control` and `reports` are synchronous and take a `Database`; `executions`, `calls` and
 `publications` are what a pipeline run needs, are asynchronous, and take an `AsyncDatabase`. No decision is
-made here: SQL decides, Python asks.
+made here: SQL decides, Python asks. `articles` and others that a run and a person need hold both kinds.
 """

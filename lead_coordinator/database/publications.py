@@ -73,11 +73,13 @@ async def confirm_publication(
     content_sha256: str,
     *,
     details: Mapping[str, Any] | None = None,
+    article_id: int | None = None,
     current_time: datetime | None = None,
 ) -> None:
     """Records that the article is out: where, and the SHA-256 (hex) of what was written.
 
-    Raises `StaleLease`.
+    `article_id`: the revision that is current from now on. Raises `StaleLease`, and `IllegalTransition` where
+    it was rejected meanwhile.
     """
     await db.call(
         "confirm_publication",
@@ -87,7 +89,7 @@ async def confirm_publication(
         url=url,
         content_sha256=content_sha256,
         details=Jsonb(details or {}),
-        **given(current_time=current_time),
+        **given(article_id=article_id, current_time=current_time),
     )
 
 

@@ -32,6 +32,19 @@ from lead_coordinator.observability.figures import (
 )
 from lead_coordinator.settings import Settings
 
+# What the pipelines leave: a day's figures are of all of them.
+WORK = [
+    AssetKey(name)
+    for name in (
+        tags.TOPICS,
+        tags.ARTICLES,
+        tags.SITE_AUDITS,
+        tags.REFRESH_RANKING,
+        tags.REFRESHED_ARTICLES,
+        "executions",
+    )
+]
+
 # end_offset=1: without it the current day has no partition until it is over.
 days = DailyPartitionsDefinition(
     start_date="2026-01-01", timezone=Settings.load().coordinator_timezone, end_offset=1
@@ -39,7 +52,7 @@ days = DailyPartitionsDefinition(
 
 
 @asset(
-    deps=[AssetKey("articles"), AssetKey("executions")],
+    deps=WORK,
     description="What was worked on a day, by pipeline and hour: throughput, success, retries, and how long "
     "a task waited and took (seconds from submission; p50, p95, p99 of completed tasks).",
     kinds={"pandas", "postgres"},
@@ -54,7 +67,7 @@ def execution_metrics(context: AssetExecutionContext, database: DatabaseResource
 
 
 @asset(
-    deps=[AssetKey("articles"), AssetKey("executions")],
+    deps=WORK,
     description="What a budget day cost, by provider, model and pipeline, against the day's budget; cost an "
     "article; and whether the sum of the calls equals the ledger (the difference must be zero).",
     kinds={"pandas", "postgres"},

@@ -42,7 +42,9 @@ class CallRequest:
     `step`: the word under which the call appears in the ledger (`outline`, `draft`, `edit`). `schema`: the
     pydantic model that the answer must satisfy; it must not be recursive or hold free-form dicts.
     `max_output_tokens`: a hard cap for the answer, thinking included; it is also what money is reserved for.
-    `temperature`: left out where a model doesn't take one.
+    `temperature`: left out where a model doesn't take one. `candidates`: (provider, model) that may be asked,
+    the cheapest first; empty: each provider's own model. `max_cost_usd`: the most that all tries of this call
+    may cost together, US dollars; None: only SQL's limits count.
     """
 
     step: str
@@ -50,6 +52,8 @@ class CallRequest:
     schema: type[BaseModel]
     max_output_tokens: int
     temperature: float = 0.7
+    candidates: tuple[tuple[str, str], ...] = ()
+    max_cost_usd: Decimal | None = None
 
     def __post_init__(self) -> None:
         if not self.messages or not any(message.role == "user" for message in self.messages):
@@ -127,7 +131,8 @@ class RawAnswer:
 @dataclass(frozen=True)
 class CallResult:
     """A validated answer. `cost_usd` is what the ledger was charged; `latency_ms` is the time of the request
-    alone."""
+    alone. `failed_usd`: what the tries before it were charged.
+    """
 
     value: BaseModel
     provider: str
@@ -136,6 +141,7 @@ class CallResult:
     cost_usd: Decimal
     latency_ms: int
     call_id: int
+    failed_usd: Decimal = Decimal(0)
 
 
 BeforeLeaving = Callable[[], Awaitable[None]]
@@ -150,7 +156,12 @@ class ModelCaller(Protocol):
 
 
 class ProviderError(Exception):
-    """One request failed. `outcome` is the word for the ledger; `str(error)` is fit for a log."""
+    """One request failed. `outcome` is the word for the ledger; `str(error)` is fit for a log.
+
+    `charged_usd`: what the ledger was charged for it, set where it is settled.
+    """
+
+    charged_usd = Decimal(0)
 
     def __init__(
         self,

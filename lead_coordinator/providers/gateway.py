@@ -27,14 +27,14 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from lead_coordinator.database import calls
 from lead_coordinator.database.connection import AsyncDatabase
 from lead_coordinator.database.executions import Lease
-from lead_coordinator.errors import DatabaseUnavailable, LeadCoordinatorError, RateLimited
+from lead_coordinator.errors import AuthError, DatabaseUnavailable, LeadCoordinatorError, RateLimited
 from lead_coordinator.providers import prices
 from lead_coordinator.providers.base import (
     CallRequest,
@@ -45,6 +45,7 @@ from lead_coordinator.providers.base import (
 )
 from lead_coordinator.providers.judgement import (
     GatewayPolicy,
+    affordable,
     in_order,
     not_admitted,
     spent,
@@ -131,11 +132,13 @@ class Gateway:
             usable = in_order(candidates, failures)
             if not usable or spent(failures, self._policy):
                 raise verdict(request.step, failures, self._policy)
+            paid = sum((failure.charged_usd for failure in failures), Decimal(0))
+            usable = affordable(request, usable, paid)
             if all(any(f.provider == c.provider for f in failures) for c in usable):
                 await self._back_off(failures)
             grant, patience = await self._admit(task_id, request.step, usable, patience)
             try:
-                return await self._use(grant, request)
+                return replace(await self._use(grant, request), failed_usd=paid)
             except _GrantExpired as expired:
                 # A grant lives for seconds: a process that can't use one in time must not go on taking them.
                 expiries += 1
@@ -148,14 +151,23 @@ class Gateway:
                 failures.append(failure)
 
     def _candidates(self, request: CallRequest) -> list[calls.Candidate]:
+        """The models that may be asked, the cheapest first. AuthError where no provider of them is set up."""
         at = self._now()
         candidates = []
-        for provider in self._providers.values():
-            input_tokens = provider.max_input_tokens(provider.model, request)
-            output_tokens = provider.max_output_tokens(provider.model, request)
-            cost = prices.maximum_cost(provider.name, provider.model, input_tokens, output_tokens, at)
-            candidates.append(
-                calls.Candidate(provider.name, provider.model, cost, input_tokens, output_tokens)
+        asked = request.candidates or [(one.name, one.model) for one in self._providers.values()]
+        for name, model in asked:
+            provider = self._providers.get(name)
+            if provider is None:
+                continue
+            input_tokens = provider.max_input_tokens(model, request)
+            output_tokens = provider.max_output_tokens(model, request)
+            cost = prices.maximum_cost(name, model, input_tokens, output_tokens, at)
+            candidates.append(calls.Candidate(name, model, cost, input_tokens, output_tokens))
+        if not candidates:
+            wanted = ", ".join(f"{name}:{model}" for name, model in asked)
+            raise AuthError(
+                f"step {request.step}: {wanted} may be asked, and keys are given for "
+                f"{', '.join(sorted(self._providers))} only"
             )
         return sorted(candidates, key=lambda candidate: candidate.max_cost_usd)
 
@@ -280,7 +292,7 @@ class Gateway:
             cost = prices.real_cost(grant.provider, grant.model, failure.usage, sent_at)
         elif not failure.billable:
             cost = Decimal(0)
-        await self._settle(
+        failure.charged_usd = await self._settle(
             grant,
             failure.outcome,
             cost,

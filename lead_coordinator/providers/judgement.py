@@ -6,6 +6,7 @@ Plain functions over plain data; `gateway` does the asking.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 from pydantic import BaseModel, ValidationError
 
@@ -56,6 +57,26 @@ def in_order(candidates: list[calls.Candidate], failures: list[ProviderError]) -
     return sorted(usable, key=lambda candidate: (count[candidate.provider], candidate.max_cost_usd))
 
 
+def affordable(
+    request: CallRequest, candidates: list[calls.Candidate], paid_usd: Decimal
+) -> list[calls.Candidate]:
+    """The candidates that can't take this call over what it may cost, after `paid_usd` for failed tries.
+
+    Raises `ItemCostLimit` where none is left.
+    """
+    limit = request.max_cost_usd
+    if limit is None:
+        return candidates
+    kept = [candidate for candidate in candidates if paid_usd + candidate.max_cost_usd <= limit]
+    if not kept:
+        cheapest = min(candidate.max_cost_usd for candidate in candidates)
+        raise ItemCostLimit(
+            f"step {request.step}: it may cost {cheapest:.6f} US dollars on top of {paid_usd:.6f}, "
+            f"and {limit:.6f} are left"
+        )
+    return kept
+
+
 def not_admitted(step: str, refusal: calls.Refusal) -> TaskError:
     """The error for a refusal that waiting does not help, or not soon enough."""
     blocked = ", ".join(f"{entry.provider}: {entry.reason}" for entry in refusal.blocked)
@@ -99,7 +120,8 @@ def verdict(step: str, failures: list[ProviderError], policy: GatewayPolicy) -> 
         return AuthError(story) if outcomes & {"auth_error", "billing_stop"} else BadAnswer(story)
     if last.outcome == "rate_limited":
         return RateLimited(story, retry_after_ms=last.retry_after_ms)
-    if last.outcome in ("bad_response", "client_error"):
+    # One that answers nonsense between failures of its service: the service is what is wrong.
+    if outcomes <= {"bad_response", "client_error"}:
         return BadAnswer(story)
     if last.outcome in ("auth_error", "billing_stop"):
         return AuthError(story)

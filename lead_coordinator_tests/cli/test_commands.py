@@ -39,7 +39,7 @@ ITS_OWN = ("pydantic", "psycopg", "psutil")  # what a supervisor can't do withou
 def test_help_names_every_command_and_answers_for_each(run: Run) -> None:
     listed = run("--help")
     assert listed.exit_code == 0
-    for command in ("up", "demo", "deploy", "submit", "status", "doctor", "help"):
+    for command in ("up", "demo", "deploy", "submit", "site", "status", "doctor", "help"):
         assert f"\n  {command} " in listed.output
         assert run("help", command).output == run(command, "--help").output
     assert run("help").output == listed.output
@@ -48,7 +48,7 @@ def test_help_names_every_command_and_answers_for_each(run: Run) -> None:
 def test_help_for_an_unknown_command_names_the_known_ones(run: Run) -> None:
     refused = run("help", "deplyo")
     assert refused.exit_code == 2
-    assert "no command 'deplyo'; there are: up, demo, deploy, submit, status, doctor, help." in refused.output
+    assert "no command 'deplyo'; there are: up, demo, deploy, submit, articles, approve, " in refused.output
 
 
 def test_version(run: Run) -> None:

@@ -194,13 +194,22 @@ def test_views_show_a_real_status(db: Database, settings: Settings) -> None:
     status = get_platform_status(db)
     console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     console.print(status_view(status, "UI http://127.0.0.1:3000"))
-    demonstration = Demonstration(settings, {}, [])
-    demonstration.task_ids = [1, 2]
-    console.print(demonstration._view(status, {"queued": 1, "completed": 1}))
+    watch = Demonstration(settings, {}, []).watch
+    counts = {"content_generation": {"queued": 1, "completed": 1}, "seo_analysis": {"dead_letter": 3}}
+    console.print(watch.view(status, counts, "the articles"))
     text = console.export_text()
-    for part in ("content_generation", "gemini", "0 of 60", "closed", "http://127.0.0.1:3000", "1 topics"):
+    for part in (
+        "content_generation",
+        "gemini",
+        "0 of 60",
+        "closed",
+        "http://127.0.0.1:3000",
+        "the articles",
+    ):
         assert part in text, f"a person looks for {part}"
-    assert "published 1 of 2" in demonstration._line(status, {"queued": 1, "completed": 1})
+    line = watch.line(status, counts)
+    assert "articles 1 of 2 done" in line
+    assert "audits 0 of 3 done, 3 dead letters" in line
 
 
 def test_a_platform_ends_with_the_process_it_follows(settings: Settings) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lead_coordinator.database.connection import Database
+from lead_coordinator.database.operations import change_policy
 from lead_coordinator_tests.cli.conftest import Run
 
 
@@ -68,6 +69,12 @@ def test_the_same_again_is_the_same_task(run: Run, database_url: str, db: Databa
         ((), "submit needs a file of topics, or a task by options"),
         (("--title", "x", "topics.csv"), "submit takes a file or the options of a single task, not both"),
         (("topics.csv", "--type", "seo_analysis"), "a file holds topics, whose type is content_generation"),
+        (("--payload", "{}", "--title", "x"), "submit takes --payload, a file, or the options of a brief"),
+        (("--payload", "{}", "topics.csv"), "submit takes --payload, a file, or the options of a brief"),
+        (("--payload", "[1]", "--type", "seo_analysis"), "payload: '[1]' given, a JSON object"),
+        (("--payload", "{'a': 1}", "--type", "seo_analysis"), "a JSON object such as"),
+        (("--payload", "[" * 100_000, "--type", "seo_analysis"), "a JSON object such as"),
+        (("--title", "x", "--type", "seo_analysis"), "--type=seo_analysis: only an article is a brief"),
         (("nowhere.csv",), "file nowhere.csv: No such file or directory"),
     ],
 )
@@ -81,11 +88,22 @@ def test_a_wrong_call_names_field_value_and_what_is_allowed(
     assert db.rows("SELECT id FROM lead.task") == []
 
 
-def test_a_type_without_a_pipeline_is_refused_by_name(run: Run, database_url: str) -> None:
-    refused = run("submit", "--title", "Audit", "--type", "seo_analysis", DATABASE_URL=database_url)
+def test_a_task_of_another_type_is_a_payload(run: Run, database_url: str, db: Database) -> None:
+    audit = ("submit", "--type", "seo_analysis", "--payload", '{"site": "main"}')
+    change_policy(db, "seo_monitor", {"enabled": False})
+    refused = run(*audit, DATABASE_URL=database_url)
     assert refused.exit_code == 1
     assert "seo_analysis is disabled" in refused.stderr
-    unknown = run("submit", "--title", "Audit", "--type", "gardening", DATABASE_URL=database_url)
+    change_policy(db, "seo_monitor", {"enabled": True})
+    assert run(*audit, "--key", "k", "--priority", "70", DATABASE_URL=database_url).exit_code == 0
+    row = db.row("SELECT task_type, payload, priority_base, idempotency_key FROM lead.task")
+    assert row == {
+        "task_type": "seo_analysis",
+        "payload": {"site": "main"},
+        "priority_base": 70,
+        "idempotency_key": "k",
+    }
+    unknown = run("submit", "--payload", "{}", "--type", "gardening", DATABASE_URL=database_url)
     assert unknown.exit_code == 2
     assert "gardening" in unknown.stderr
 

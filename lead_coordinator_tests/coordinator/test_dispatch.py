@@ -95,8 +95,8 @@ def test_the_same_row_makes_the_same_request_however_often():
 
 
 def test_types_without_a_pipeline_are_named_and_not_launched():
-    other = replace(LAUNCHABLE, workflow_type="seo_monitor")
-    assert without_pipeline([LAUNCHABLE, other, other]) == ["seo_monitor"]
+    other = replace(LAUNCHABLE, workflow_type="knitting_circle")
+    assert without_pipeline([LAUNCHABLE, other, other]) == ["knitting_circle"]
 
 
 class TestPlanning:

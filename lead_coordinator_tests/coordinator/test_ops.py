@@ -62,6 +62,7 @@ def test_a_tick_with_nothing_to_do_says_so(tick: Tick):
 def test_the_row_of_the_setting_decides_how_many_run(db: Database, submit: Submit, tick: Tick):
     db.execute("UPDATE lead.setting SET value = '5' WHERE name = 'max_concurrent_workflows'")
     db.execute("UPDATE lead.setting SET value = '100000' WHERE name = 'memory_limit_mb'")
+    db.execute("UPDATE lead.workflow_policy SET enabled = workflow_type = 'content_pipeline'")
     submit(100)
     assert tick().success
     assert len(control.launchable_executions(db)) == 5, "the default of the SQL function (3) must not cap it"

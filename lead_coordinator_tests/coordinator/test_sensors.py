@@ -109,6 +109,7 @@ class TestDispatch:
         self, db: Database, submit: Submit, dispatch: Callable[..., SensorResult]
     ):
         db.execute("UPDATE lead.setting SET value = '100000' WHERE name = 'memory_limit_mb'")
+        db.execute("UPDATE lead.workflow_policy SET enabled = workflow_type = 'content_pipeline'")
         submit(50)
         for number in range(10):
             for launch in control.launchable_executions(db):
@@ -152,6 +153,7 @@ class TestDispatch:
     def test_a_task_of_a_disabled_type_never_makes_it_ask_the_planner(
         self, db: Database, submit: Submit, dispatch: Callable[..., SensorResult]
     ):
+        db.execute("UPDATE lead.workflow_policy SET enabled = workflow_type = 'content_pipeline'")
         db.execute("INSERT INTO public.task_queue (task_type, payload) VALUES ('seo_analysis', '{}')")
         assert "No task of an enabled type waits" in said(dispatch())
         assert "0 of 0 waiting tasks fit; 0 of 3 slots busy; 1 more wait for a disabled" in said(dispatch())

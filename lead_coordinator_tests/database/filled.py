@@ -41,14 +41,24 @@ def lost_rows(filled: Filled) -> dict[str, list[dict[str, Any]]]:
     lost = {}
     for table, before in filled.rows.items():
         columns = set(before[0]) - DROPPED_COLUMNS if before else set()
+        if table == "lead.workflow_policy":
+            columns -= {"updated_at"}
         now = {
             repr(sorted((name, row.get(name, "gone")) for name in columns))
             for row in rows_of(filled.play.db, table)
         }
-        missing = [row for row in before if repr(sorted((name, row[name]) for name in columns)) not in now]
+        kept = [brought_forward(row) for row in before]
+        missing = [row for row in kept if repr(sorted((name, row[name]) for name in columns)) not in now]
         if missing:
             lost[table] = missing
     return lost
+
+
+def brought_forward(row: dict[str, Any]) -> dict[str, Any]:
+    """What becomes of a policy that an older version had switched off for want of a pipeline."""
+    if str(row.get("disabled_reason")).startswith("this version has no"):
+        return row | {"enabled": True, "disabled_reason": None}
+    return row
 
 
 def fill(url: str) -> Filled:

@@ -7,6 +7,7 @@ its whole way, from submission to publication and back to the queue, through eac
 import hashlib
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,19 +17,25 @@ from typing import Any
 import pytest
 
 from lead_coordinator.database import (
+    articles,
     calls,
     control,
     executions,
+    intelligence,
     operations,
     publications,
     queue,
     reports,
+    revenue,
+    seo,
+    sites,
 )
 from lead_coordinator.database.calls import Candidate, Grant, Refusal
 from lead_coordinator.database.connection import AsyncDatabase, Database
 from lead_coordinator.database.executions import Lease, StartedExecution
 from lead_coordinator.database.operations import DeadLetterFilter
 from lead_coordinator.database.queue import NewTask
+from lead_coordinator.database.revenue import MetricRow
 from lead_coordinator.errors import InvalidInput, NotFound, StaleLease, TypeDisabled
 
 CONTENT = "content_generation"
@@ -96,6 +103,7 @@ def test_many_tasks_go_in_together_or_not_at_all(db: Database) -> None:
 
 
 def test_what_the_queue_refuses_has_its_own_error(db: Database) -> None:
+    operations.change_policy(db, "seo_monitor", {"enabled": False})
     with pytest.raises(TypeDisabled, match="seo_analysis"):
         queue.submit_task(db, NewTask("seo_analysis", {}))
     with pytest.raises(InvalidInput, match="knitting"):
@@ -450,9 +458,24 @@ class Telltale:
 
     call_rows = call_without_flush = call
 
+    def rows(self, *query: Any) -> Any:
+        raise Queried
+
+    row = rows
+
+    def connection(self) -> Any:
+        return nullcontext(self)
+
+    transaction = connection
+
+
+class Queried(Exception):
+    """A typed read of tables: it calls no function."""
+
 
 # A value for each annotation that a typed call takes; the first word found in it counts.
 SAMPLES: dict[str, Any] = {
+    "MetricRow": [MetricRow("/a", datetime(2026, 11, 24, tzinfo=UTC).date(), views=1)],
     "Sequence": [],
     "Mapping": {},
     "Json": {},
@@ -475,7 +498,14 @@ SAMPLES: dict[str, Any] = {
     "DeadLetterFilter": DeadLetterFilter(all=True),
     "timedelta": timedelta(days=7),
     "datetime": datetime(2026, 11, 24, tzinfo=UTC),
+    "date": datetime(2026, 11, 24, tzinfo=UTC).date(),
     "Decimal": Decimal(1),
+    "Iterable": ["x"],
+    "Kind": "headline",
+    "Decision": "approve",
+    "Wish": "unpublish",
+    "bytes": b"x",
+    "float": 1.0,
     "Outcome": "ok",
     "ErrorClass": "task_error",
     "bool": True,
@@ -486,7 +516,10 @@ SAMPLES: dict[str, Any] = {
 
 
 def sample(annotation: str) -> Any:
-    return next(value for word, value in SAMPLES.items() if word in annotation)
+    for word, value in SAMPLES.items():
+        if word in annotation:
+            return value
+    raise LookupError(f"SAMPLES has nothing for {annotation}")
 
 
 def typed_calls() -> list[Callable[..., Any]]:
@@ -498,6 +531,11 @@ def typed_calls() -> list[Callable[..., Any]]:
         control,
         reports,
         operations,
+        articles,
+        intelligence,
+        revenue,
+        seo,
+        sites,
     ]
     found = [
         function
@@ -508,7 +546,7 @@ def typed_calls() -> list[Callable[..., Any]]:
     return [function for function in found if "db" in inspect.signature(function).parameters]
 
 
-def what_it_sends(function: Callable[..., Any]) -> tuple[str, set[str]]:
+def what_it_sends(function: Callable[..., Any]) -> tuple[str, set[str]] | None:
     parameters = inspect.signature(function).parameters
     arguments = {name: sample(parameter.annotation) for name, parameter in parameters.items()}
     try:
@@ -518,6 +556,8 @@ def what_it_sends(function: Callable[..., Any]) -> tuple[str, set[str]]:
     except Called as called:
         name, params = called.args
         return name, {f"p_{param}" for param in params}
+    except Queried:
+        return None
     raise AssertionError(f"{function.__name__} called nothing")
 
 
@@ -530,7 +570,11 @@ def test_every_typed_call_fits_a_function_that_is_deployed(db: Database) -> None
             " WHERE p.pronamespace = 'public'::regnamespace"
         )
     }
-    sent = dict(what_it_sends(function) for function in typed_calls())
+    sent: dict[str, set[str]] = {}
+    for function in typed_calls():
+        if (call := what_it_sends(function)) is not None:
+            name, params = call
+            sent[name] = sent.get(name, set()) | params
     assert deployed.keys() - sent.keys() == set(), "functions without a typed call"
     unsaid = {name: params - sent[name] for name, params in deployed.items()}
     assert {name: missing for name, missing in unsaid.items() if missing} == {}, (

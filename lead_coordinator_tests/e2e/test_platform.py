@@ -19,12 +19,14 @@ import pytest
 
 from lead_coordinator.cli.platform.home import runtime_path
 from lead_coordinator.cli.platform.processes import end_processes, is_live, postmaster
+from lead_coordinator.database.operations import change_policy
 from lead_coordinator_tests.cli.waiting import eventually
 from lead_coordinator_tests.e2e.browser import Ui, open_browser
 from lead_coordinator_tests.e2e.platform import PlatformUnderTest
 
 RUN_MB = 512  # what the scheduler counts for a run
-GROUPS = "%2C".join(f"global%40global%3A{name}" for name in ("control_plane", "content", "insight"))
+SHOWN = ("control_plane", "intelligence", "content", "seo", "revenue", "insight")
+GROUPS = "%2C".join(f"global%40global%3A{name}" for name in SHOWN)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -112,7 +114,8 @@ def test_the_ui_shows_the_platform(platform: PlatformUnderTest, tmp_path: Path) 
         ui.visit("/overview", "content_pipeline_job")
         ui.visit(
             f"/asset-groups?expanded={GROUPS}",
-            *("task_queue", "executions", "articles"),
+            *("task_queue", "executions", "topics", "articles", "site_audits", "refresh_ranking"),
+            "refreshed_articles",
             *("execution_metrics", "daily_cost_report", "platform_summary"),
         )
         ui.visit(
@@ -131,7 +134,10 @@ def test_a_second_up_on_the_same_home_is_refused(platform: PlatformUnderTest) ->
 
 
 def test_a_disabled_type_says_so(platform: PlatformUnderTest) -> None:
-    refused = platform.run("submit", "--title", "An audit", "--type", "seo_analysis", check=False)
+    with platform.db as db:
+        change_policy(db, "seo_monitor", {"enabled": False})
+        refused = platform.run("submit", "--payload", "{}", "--type", "seo_analysis", check=False)
+        change_policy(db, "seo_monitor", {"enabled": True})
     assert refused.returncode == 1
     assert "seo_analysis is disabled" in refused.stderr
 

@@ -15,6 +15,7 @@ from dagster import (
     materialize,
 )
 
+from lead_coordinator import tags
 from lead_coordinator.database.connection import Database
 from lead_coordinator.database.resource import DatabaseResource
 from lead_coordinator.definitions import defs
@@ -118,11 +119,12 @@ def test_a_partition_that_is_no_budget_day_is_refused_and_says_what_to_set(
     assert "set COORDINATOR_TIMEZONE=Asia/Tokyo" in (skipped.skip_message or "")
 
 
-def test_the_reports_follow_articles_and_executions():
+def test_the_reports_follow_executions_and_what_each_pipeline_leaves():
     graph = defs.resolve_asset_graph()
     for name in ("execution_metrics", "daily_cost_report"):
         parents = {key.to_user_string() for key in graph.get(AssetKey(name)).parent_keys}
-        assert parents == {"articles", "executions"}
+        leaves = {tags.TOPICS, tags.ARTICLES, tags.SITE_AUDITS, tags.REFRESH_RANKING, tags.REFRESHED_ARTICLES}
+        assert parents == leaves | {"executions"}
 
 
 class TestAutomation:

@@ -1,6 +1,6 @@
 """Whatever asset a person opens in the UI has figures that it plots."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,17 @@ from dagster import (
 )
 
 from lead_coordinator import tags
-from lead_coordinator.database import control
+from lead_coordinator.database import control, sites
 from lead_coordinator.database.connection import Database
 from lead_coordinator.database.resource import DatabaseResource
+from lead_coordinator.database.revenue import MetricRow, import_page_metrics
 from lead_coordinator.definitions import defs
 from lead_coordinator.observability.assets import assets
-from lead_coordinator.pipelines.content.assets import ContentBatchConfig
+from lead_coordinator.pipelines.face import BatchConfig
 from lead_coordinator_tests.pipelines.content.material import ScriptedCaller, submit
+from lead_coordinator_tests.small_site import profile, small_site
+
+UPDATED = {tags.REFRESHED_ARTICLES: {"articles_updated": 1}}
 
 
 def test_every_asset_of_the_code_location_gets_numbers(
@@ -33,19 +37,36 @@ def test_every_asset_of_the_code_location_gets_numbers(
     )
     monkeypatch.setattr("lead_coordinator.providers.factory.build_providers", lambda settings: {})
     monkeypatch.setenv("LEAD_HOME", str(tmp_path / "home"))
+    # What a content batch that updated an article says; content/test_handler.py writes one.
+    monkeypatch.setattr("lead_coordinator.pipelines.content.refreshed.further", lambda report: UPDATED)
     resources = {"database": DatabaseResource(database_url=database_url)}
+    wide_open(db)
     submit(db, "Water Once a Week")
-    with DagsterInstance.ephemeral() as instance:
+    with small_site() as address, DagsterInstance.ephemeral() as instance:
+        settings = profile(address)
+        settings["intelligence"] |= {"use_model": False}
+        sites.set_site(db, "main", settings)
+        day = datetime.now(UTC).date()
+        import_page_metrics(
+            db, "main", [MetricRow("/a1", day - timedelta(days=n), views=9, clicks=3) for n in range(1, 60)]
+        )
         tick = defs.resolve_job_def(tags.COORDINATOR_JOB)
         assert tick.execute_in_process(instance=instance, resources=resources).success
-        (launch,) = control.launchable_executions(db)
-        content = defs.resolve_job_def(tags.CONTENT_JOB)
-        config = ContentBatchConfig(execution_id=launch.execution_id, launch_number=launch.launch_number)
-        assert content.execute_in_process(
-            run_config=RunConfig({tags.CONTENT_OP: config}), instance=instance, resources=resources
+        launches = {launch.workflow_type: launch for launch in control.launchable_executions(db)}
+        assert launches.keys() == tags.PIPELINE_OF_WORKFLOW.keys(), "standing work, and an article"
+        for workflow_type, pipeline in tags.PIPELINE_OF_WORKFLOW.items():
+            launch = launches[workflow_type]
+            config = BatchConfig(execution_id=launch.execution_id, launch_number=launch.launch_number)
+            assert (
+                defs.resolve_job_def(pipeline.job)
+                .execute_in_process(
+                    run_config=RunConfig({pipeline.op: config}), instance=instance, resources=resources
+                )
+                .success
+            )
+        assert materialize(
+            assets, partition_key=day.isoformat(), instance=instance, resources=resources
         ).success
-        today = datetime.now(UTC).date().isoformat()
-        assert materialize(assets, partition_key=today, instance=instance, resources=resources).success
         for spec in defs.resolve_all_asset_specs():
             shown = numbers_of(instance, spec.key)
             assert shown, f"{spec.key.to_user_string()} has nothing that the UI could plot"
@@ -54,7 +75,13 @@ def test_every_asset_of_the_code_location_gets_numbers(
             numbers_of(instance, AssetKey("executions")),
         )
     assert {"queue_depth", "tasks_deferred", "dead_letters"} <= queue.keys()
-    assert (executions["executions_active"], executions["slots"]) == (1, 3)
+    assert (executions["executions_active"], executions["slots"]) == (4, 5)
+
+
+def wide_open(db: Database) -> None:
+    """Room for a run of each pipeline at once."""
+    for name, value in (("max_concurrent_workflows", "5"), ("memory_limit_mb", "100000")):
+        db.execute("UPDATE lead.setting SET value = %s WHERE name = %s", [value, name])
 
 
 def numbers_of(instance: DagsterInstance, key: AssetKey) -> dict[str, float]:

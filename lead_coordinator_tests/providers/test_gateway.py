@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, cast
 
@@ -472,3 +472,44 @@ async def test_policies_are_checked() -> None:
             GatewayPolicy(**wrong)
     with pytest.raises(ValueError, match="at least one provider"):
         Gateway(cast("AsyncDatabase", Ledger()), LEASE, {})
+
+
+# ---- a step's own models, and a limit for one call ---------------------------------------------------------
+
+
+async def test_of_the_models_of_a_step_the_cheapest_is_asked_and_the_others_where_it_fails() -> None:
+    setup = Setup(gemini=[failure("server_error"), GOOD])
+    adequate = (("openai", "gpt-5.4-mini"), ("gemini", "gemini-3.1-flash-lite"), ("mistral", "x"))
+    result = await setup.gateway().call(7, replace(REQUEST, candidates=adequate))
+    assert (result.provider, result.model) == ("openai", "gpt-5.4-mini")
+    assert (setup.gemini.sent, setup.openai.sent) == (1, 1), "the cheaper of the two comes first"
+
+
+async def test_models_that_no_key_serves_are_a_person_s_business() -> None:
+    setup = Setup()
+    with pytest.raises(
+        AuthError, match=r"mistral:x may be asked, and keys are given for gemini, openai only"
+    ):
+        await setup.gateway().call(7, replace(REQUEST, candidates=(("mistral", "x"),)))
+    with pytest.raises(UnknownPrice):
+        await setup.gateway().call(7, replace(REQUEST, candidates=(("gemini", "gemini-made-up"),)))
+    assert (setup.gemini.sent, setup.openai.sent) == (0, 0)
+
+
+async def test_a_call_stops_before_its_limit_is_passed() -> None:
+    bad = RawAnswer("no JSON", USAGE, "model", "STOP")
+    setup = Setup(gemini=[bad], openai=[GOOD])
+    worst = Decimal("0.0006")  # 2,000 × $0.10 + 1,000 × $0.40 a million
+    with pytest.raises(ItemCostLimit, match="step outline: it may cost"):
+        await setup.gateway().call(7, replace(REQUEST, max_cost_usd=worst - Decimal("0.0000001")))
+    assert setup.gemini.sent == 0
+    with pytest.raises(ItemCostLimit, match=r"on top of 0\.000300, and 0\.000650 are left"):
+        await setup.gateway(only="gemini").call(7, replace(REQUEST, max_cost_usd=Decimal("0.00065")))
+    assert setup.gemini.sent == 1, "the failed try counts"
+
+
+async def test_what_the_tries_before_an_answer_cost_is_told() -> None:
+    bad = RawAnswer("no JSON", USAGE, "model", "STOP")
+    setup = Setup(gemini=[bad, GOOD])
+    result = await setup.gateway(only="gemini").call(7, REQUEST)
+    assert (result.cost_usd, result.failed_usd) == (GEMINI_COST, GEMINI_COST)

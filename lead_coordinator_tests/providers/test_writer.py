@@ -187,3 +187,23 @@ def test_a_slug_is_a_slug(title: str) -> None:
     words = slug(title).split("-")
     assert 3 <= len(words) <= 8
     assert all(word.isascii() and word.isalnum() and word == word.lower() for word in words)
+
+
+class Named(BaseModel):
+    id: str
+    title: str
+    summary: str = Field(description="At most 120 characters")
+
+
+class NamedList(BaseModel):
+    stories: list[Named]
+
+
+@pytest.mark.parametrize("dialect", ["gemini", "openai"])
+def test_what_has_an_id_in_the_prompt_gets_an_answer_each(dialect: Dialect) -> None:
+    given_ = [{"id": "a1", "title": "Peat ban"}, {"id": "b2", "title": "Balcony solar"}]
+    texts = ["System.", f"Name these:\n<stories>\n{json.dumps({'stories': given_})}\n</stories>"]
+    answer = NamedList.model_validate(_write(answer_schema(NamedList, dialect), texts))
+    assert [(one.id, one.title) for one in answer.stories] == [("a1", "Peat ban"), ("b2", "Balcony solar")]
+    assert "Peat ban" in answer.stories[0].summary
+    assert all(0 < len(one.summary) <= 120 for one in answer.stories)

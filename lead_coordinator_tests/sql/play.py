@@ -168,6 +168,12 @@ class Play:
         assert row is not None
         return row["held"], row["spent"]
 
+    def only(self, *workflow_types: str) -> None:
+        """No other pipeline is enabled; the last slot is then kept for nobody."""
+        self.db.execute(
+            "UPDATE lead.workflow_policy SET enabled = workflow_type = ANY (%s)", [list(workflow_types)]
+        )
+
     def set(self, name: str, value: object) -> None:
         self.db.execute("UPDATE lead.setting SET value = %s WHERE name = %s", [str(value), name])
 

@@ -28,6 +28,7 @@ def test_a_decision_reserves_and_creates_in_one_go(play: Play) -> None:
 
 
 def test_a_run_that_does_not_fit_into_the_memory_waits(play: Play) -> None:
+    play.only("content_pipeline")
     play.submit(30)
     assert play.decide()["workflows_dispatched"] == 2, "700 MB and two runs of 512 MB fit into 2048 MB"
     assert "a run needs 512 MB and 324 of 2048 MB are free" in play.decide()["reason"]
@@ -35,6 +36,7 @@ def test_a_run_that_does_not_fit_into_the_memory_waits(play: Play) -> None:
 
 def test_never_more_executions_than_slots(play: Play) -> None:
     play.set("memory_limit_mb", 100_000)
+    play.only("content_pipeline")
     play.submit(100)
     for _ in range(5):
         play.decide(max_concurrent=10)
@@ -46,9 +48,11 @@ def test_never_more_executions_than_slots(play: Play) -> None:
 
 def test_debug_mode_says_what_was_passed_over_and_why(play: Play) -> None:
     play.submit(1)
+    play.only("content_pipeline", "revenue_optimizer")
     decision = play.decide(debug_mode=True)
     reasons = {row["workflow_type"]: row["reason"] for row in decision["passed_over"]}
-    assert reasons["seo_monitor"] == "not now: disabled by policy (this version has no SEO monitor)"
+    assert reasons["seo_monitor"] == "not now: disabled by policy (by an operator)"
+    assert reasons["revenue_optimizer"] == "not now: nothing waits"
 
 
 def test_nothing_fits_into_an_empty_budget_and_the_reason_has_numbers(play: Play) -> None:

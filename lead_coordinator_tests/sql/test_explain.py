@@ -424,10 +424,10 @@ def test_a_deadline_before_the_expected_end_is_said(play: Play) -> None:
 
 
 def test_disabled_paused_and_duplicate_are_said(play: Play) -> None:
+    operations.change_policy(play.db, "seo_monitor", {"enabled": False, "disabled_reason": "moving house"})
     answer = estimate(play, NewTask("seo_analysis", {}))
     assert answer["warnings"] == [
-        "seo_analysis is disabled by policy (this version has no SEO monitor): submit_tasks would refuse all "
-        "of it"
+        "seo_analysis is disabled by policy (moving house): submit_tasks would refuse all of it"
     ]
     assert answer["types"]["seo_analysis"]["expected_finish"] is None
     play.submit(1, idempotency_key="known")

@@ -114,6 +114,15 @@ class World:
         plan["workflows_to_execute"] = [
             {"execution_id": "fuzz-1", "workflow_type": "content_pipeline", "batch_size": 2, "priority": 50}
         ]
+        experiment = play.call(
+            "create_experiment",
+            site="site",
+            name="fuzz",
+            kind="headline",
+            page="/a",
+            variants=[{"variant": "control", "content": "A"}, {"variant": "b", "content": "B"}],
+            current_time=play.now,
+        )["experiment_id"]
         dashboard = play.call("get_coordinator_dashboard")["coordinator_dashboard"]
 
         def every(query: str) -> list[Any]:
@@ -140,6 +149,16 @@ class World:
             "p_dependencies": [[], [1], [1, 2]],
             "p_call_id": every("SELECT id AS it FROM lead.api_call"),
             "p_publication_id": [1],
+            "p_article_id": [1],
+            "p_decision": ["approve", "reject"],
+            "p_wish": ["unpublish", "republish"],
+            "p_policy": ["auto", "review", "draft"],
+            "p_publish_at": [play.now, None],
+            "p_asked": ["0" * 64],
+            "p_kept": [{"answer": {"title": "A"}}],
+            "p_content": [{"title": "A title", "words": 5}],
+            "p_details": [{"cost_usd": "0.003"}],
+            "p_signature": ["00ff", None],
             "p_execution_id": [run.execution_id] * 3
             + every("SELECT execution_id AS it FROM workflow_orchestration"),
             "p_fence": [run.fence] * 5 + every("SELECT DISTINCT fence AS it FROM lead.api_call"),
@@ -202,8 +221,51 @@ class World:
             "p_execution_stats": [dashboard["execution_stats"]],
             "p_resource_stats": [dashboard["resource_stats"]],
             "p_health_stats": [dashboard["health_stats"]],
+            "p_kind": ["headline", "placement"],
+            "p_page": ["/a", "/articles/roses.html"],
+            "p_variants": [[{"variant": "control", "content": "A"}, {"variant": "b", "content": "B"}]],
+            "p_rules": [
+                {"minimum_exposures": 5, "maximum_days": 9, "maximum_regret": 20.5, "error_rate": 0.1,
+                 "minimum_share": 0.2},
+                {},
+            ],
+            "p_experiment_id": [experiment] * 5 + [experiment + 1],
+            "p_outcomes": [
+                [{"variant": "control", "exposures": 9, "successes": 1},
+                 {"variant": "b", "exposures": 8, "successes": 0}]
+            ],
+            "p_key": ["monday", None],
+            "p_shares": [{"control": 0.25, "b": 0.75}, None],
+            "p_winner": ["b", None, None],
+            "p_stop": [False, True],
+            "p_round": [
+                {
+                    "feeds": [{"url": "https://a.example/f", "title": "A", "etag": None,
+                               "last_modified": None, "polled_at": 1.5e9, "changed_at": None,
+                               "failures": 0, "error": ""}],
+                    "items": [{"identity": "i", "feed_url": "f", "url": "", "title": "t", "summary": "",
+                               "published_at": 1.5e9, "words": "w", "signature": "s", "terms": {"a": 1},
+                               "duplicate_of": "", "story_id": "s"}],
+                    "stories": [{"story_id": "s", "title": "t", "summary": "", "first_at": 1.5e9,
+                                 "last_at": 1.5e9, "items": 1, "centroid": {"a": 0.5}}],
+                    "proposals": [{"story_id": "s", "title": "t", "value_usd": 2.5, "details": {},
+                                   "submit": True}],
+                },
+                {},
+            ],
+            "p_rows": [
+                [
+                    {"page": "/a", "day": "2026-11-01", "clicks": 5, "impressions": 9, "position": 3.5},
+                    {"page": "/a", "day": "2026-11-02", "views": 7, "sessions": 6, "conversions": 0.5,
+                     "revenue_usd": -2},
+                ]
+            ],
             "p_settings": [{"daily_budget_usd": "20", "gemini_rate_limit_per_minute": "30"}],
             "p_changes": [{"max_batch": 5, "enabled": True, "mode": "open"}, {"fair_weight": 2}],
+            "p_profile": [
+                {"url": "https://example.org/", "language": "en", "content": {"policy": "auto"},
+                 "intelligence": {"feeds": [{"url": "https://example.org/feed.xml"}]}},
+            ],
             "p_filter": [
                 {"task_type": "content_generation", "error_class": "invalid_input", "tenant": "acme",
                  "created_after": "2026-01-01T00:00:00Z", "created_before": "2027-01-01T00:00:00Z"},
@@ -276,6 +338,7 @@ def arguments(draw: st.DrawFn, world: World, function: str) -> dict[str, Any]:
         "interval": st.sampled_from(INTERVALS),
         "jsonb": st.sampled_from(JSON_LEAVES),
         "bigint[]": st.lists(st.sampled_from([*BIGINTS, None]), max_size=3),
+        "text[]": st.lists(st.sampled_from([*TEXTS, None]), max_size=3),
     }
     parameters = world.functions[function]
     # At most two are wrong: with more, the first check hides what is behind it.
@@ -296,6 +359,9 @@ def arguments(draw: st.DrawFn, world: World, function: str) -> dict[str, Any]:
     for name, kind in parameters.items():  # p_value is text for one function and a number for another
         if kind == "numeric" and isinstance(given_now[name], str):
             given_now[name] = Decimal(5)
+        # p_rules are an experiment's or an audit's
+        if kind == "text[]" and isinstance(given_now[name], dict):
+            given_now[name] = ["title-missing"]
     return given_now
 
 

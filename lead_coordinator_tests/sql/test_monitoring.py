@@ -173,6 +173,7 @@ def test_a_rested_platform_is_healthy(db: Database) -> None:
 
 def test_a_full_house_stops_and_says_so(db: Database, play: Play) -> None:
     set_to(db, memory_limit_mb=100_000)
+    play.only("content_pipeline")
     play.submit(60)
     play.decide()
     health = db.call("check_system_health_comprehensive", current_time=play.now)
@@ -331,9 +332,10 @@ def test_usage_of_another_day_is_refused_on_a_production_database(db: Database) 
 
 
 def test_status_follows_a_task_to_its_end(db: Database, play: Play) -> None:
+    play.only("content_pipeline", "seo_monitor")
     status = reports.get_platform_status(db, current_time=play.now)
     assert status["queue"]["content_generation"]["queued"] == 0
-    assert status["enabled_types"] == ["content_generation"]
+    assert status["enabled_types"] == ["content_generation", "seo_analysis"]
     assert status["wait_seconds"] == {"p50": None, "p95": None}
 
     (task_id,) = play.submit(1)

@@ -80,7 +80,11 @@ def test_bad_input_names_field_value_and_range_and_nothing_is_taken(
 
 
 def test_a_type_that_policy_disables_says_so(play: Play) -> None:
-    with pytest.raises(TypeDisabled, match="seo_analysis is disabled by policy: this version has no SEO"):
+    play.db.execute(
+        "UPDATE lead.workflow_policy SET enabled = false, disabled_reason = 'moving house'"
+        " WHERE workflow_type = 'seo_monitor'"
+    )
+    with pytest.raises(TypeDisabled, match="seo_analysis is disabled by policy: moving house"):
         play.call("submit_task", task_type="seo_analysis", payload={})
 
 

@@ -66,6 +66,7 @@ def test_deciding_all_at_once_passes_neither_slots_nor_budget(play: Play, databa
 
 def test_reserving_without_the_decisions_lock_passes_no_limit_either(play: Play, database_url: str) -> None:
     play.set("memory_limit_mb", 100_000)
+    play.only("content_pipeline")
     play.submit(100)
 
     def reserve(client: Play, number: int) -> int:

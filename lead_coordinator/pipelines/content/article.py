@@ -1,15 +1,22 @@
-"""The finished article: a model's last answer, cleaned, brought within bounds, and checked.
+"""The finished article: a model's last answer, cleaned and brought within bounds.
 
 `build_article` never fails: whatever the model wrote becomes an article that is harmless to publish. Whether
-it is good enough to be published is what `quality_problems` says; a problem is a sentence for a person and
-for the model's next attempt.
+it is good enough to be published is for quality.py to say.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from lead_coordinator.errors import InvalidInput
 from lead_coordinator.pipelines.content.brief import Brief
+from lead_coordinator.pipelines.content.links import OwnArticle, keep_links, linked
 from lead_coordinator.pipelines.content.schemas import (
     META_DESCRIPTION_MAX,
     META_DESCRIPTION_MIN,
@@ -52,9 +59,10 @@ class ArticleIssue:
 class Article:
     """An article that is safe to publish.
 
-    `slug` is the wish; the database makes it unique. `repairs` says what was brought within bounds, `dangers`
-    what the model wrote that could have harmed a reader (it is disarmed here, and still a reason not to
-    publish).
+    `slug` is the wish; the database makes it unique. `further`: articles of ours to read next, `sources`:
+    the addresses of what it rests on, `unsupported_claims`: what the check found no support for. `repairs`
+    says what was brought within bounds, `dangers` what the model wrote that could have harmed a reader (it
+    is disarmed here, and still a reason not to publish).
     """
 
     title: str
@@ -70,39 +78,52 @@ class Article:
     words: int
     repairs: tuple[str, ...]
     dangers: tuple[str, ...]
+    unsupported_claims: tuple[str, ...] = ()
+    further: tuple[OwnArticle, ...] = ()
+    sources: tuple[str, ...] = ()
 
     @property
     def characters(self) -> int:
         return len(self.introduction) + sum(len(s.heading) + len(s.body) for s in self.sections)
 
 
-@dataclass(frozen=True)
-class QualityPolicy:
-    """What an article must reach before it is published. Words are counted over introduction, headings and
-    bodies."""
+def build_article(
+    brief: Brief,
+    edited: EditedArticle,
+    *,
+    links: Sequence[OwnArticle] = (),
+    sources: Collection[str] = (),
+) -> Article:
+    """The article of an edited answer. Never raises for what a model wrote.
 
-    min_words: int = 1200
-    min_sections: int = 3
-    max_sections: int = 20
-    min_score: int = 60
-
-
-def build_article(brief: Brief, edited: EditedArticle) -> Article:
-    """The article of an edited answer. Never raises for what a model wrote."""
+    `links`: our articles that were offered, `sources`: addresses of the notes. No other link is kept.
+    """
     repairs: list[str] = []
+    allowed = {one.url for one in links} | set(sources)
+    removed = 0
+
+    def body(text: str, limit: int) -> str:
+        nonlocal removed
+        kept, count = keep_links(clean_markdown(text[:limit]), allowed)
+        removed += count
+        return kept
+
     title = cut_at_word(clean_line(edited.title), TITLE_MAX)
     if not title:
         title = clean_line(brief.subject)
         repairs.append("title: it was empty; the brief's is used")
-    introduction = clean_markdown(edited.introduction[:CHARACTERS_MAX])
+    introduction = body(edited.introduction, CHARACTERS_MAX)
     sections = tuple(
         ArticleSection(
             cut_at_word(clean_line(section.heading), TITLE_MAX),
             # One more than is allowed, so that the quality check sees what was too long.
-            clean_markdown(section.body[: SECTION_CHARACTERS_MAX + 1]),
+            body(section.body, SECTION_CHARACTERS_MAX + 1),
         )
         for section in edited.sections[:100]
     )
+    if removed:
+        repairs.append(f"links: {removed} to addresses that weren't offered became plain words")
+    used = linked([introduction, *(section.body for section in sections)])
     return Article(
         title=title,
         introduction=introduction,
@@ -113,49 +134,41 @@ def build_article(brief: Brief, edited: EditedArticle) -> Article:
         score=edited.score,
         issues=tuple(ArticleIssue(i.severity, clean_line(i.text)[:500]) for i in edited.issues[:50]),
         language=brief.language,
-        keyword=brief.keyword,
+        keyword=brief.main_keyword,
         words=_words(introduction, sections),
         repairs=tuple(repairs),
         dangers=tuple(_dangers(edited)),
+        unsupported_claims=tuple(clean_line(claim)[:500] for claim in edited.unsupported_claims[:50]),
+        further=tuple(one for one in links if one.url not in used),
+        sources=tuple(sources),
     )
 
 
-def quality_problems(article: Article, policy: QualityPolicy | None = None) -> list[str]:
-    """Why the article must not be published as it is, a sentence each; empty when it may."""
-    policy = policy or QualityPolicy()
-    problems = [f"holds {danger}, which no article needs" for danger in article.dangers]
-    if article.words < policy.min_words:
-        problems.append(f"has {article.words} words, at least {policy.min_words} are asked for")
-    if article.characters > CHARACTERS_MAX:
-        problems.append(f"has {article.characters} characters, at most {CHARACTERS_MAX} are allowed")
-    if not policy.min_sections <= len(article.sections) <= policy.max_sections:
-        problems.append(
-            f"has {len(article.sections)} sections, "
-            f"{policy.min_sections} to {policy.max_sections} are asked for"
-        )
-    if not article.introduction:
-        problems.append("has no introduction")
-    seen: set[str] = set()
-    for number, section in enumerate(article.sections, start=1):
-        if not section.heading:
-            problems.append(f"section {number} has no heading")
-        elif (heading := section.heading.casefold()) in seen:
-            problems.append(f"section {number} repeats the heading {section.heading!r}")
-        else:
-            seen.add(heading)
-        if not section.body:
-            problems.append(f"section {number} is empty")
-        elif len(section.body) > SECTION_CHARACTERS_MAX:
-            problems.append(f"section {number} has over {SECTION_CHARACTERS_MAX} characters")
-    if len(article.meta_description) < META_DESCRIPTION_MIN:
-        problems.append(
-            f"has a description of {len(article.meta_description)} characters, "
-            f"at least {META_DESCRIPTION_MIN} are asked for"
-        )
-    if article.score < policy.min_score:
-        problems.append(f"is scored {article.score} by its editor, at least {policy.min_score} are asked for")
-    problems += [f"is stopped by its editor: {i.text}" for i in article.issues if i.severity == "blocker"]
-    return problems
+def plain(article: Article) -> str:
+    """The whole article as plain text: title, introduction, headings, bodies, a paragraph each."""
+    parts = [article.introduction, *(part for s in article.sections for part in (s.heading, s.body))]
+    lines = [line for part in parts for line in re.split(r"\n\s*\n", part)]
+    return "\n\n".join(filter(None, [article.title, *map(plain_text, lines)]))
+
+
+def as_json(article: Article) -> dict[str, Any]:
+    """The article as it is stored."""
+    return asdict(article)
+
+
+def from_json(stored: Mapping[str, Any]) -> Article:
+    """The article that `as_json` stored. Raises InvalidInput where it is none."""
+    try:
+        return _adapter().validate_python(stored)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InvalidInput(f"stored article, {place}: {first['msg']}") from None
+
+
+@cache
+def _adapter() -> TypeAdapter[Article]:
+    return TypeAdapter(Article)
 
 
 def _words(introduction: str, sections: tuple[ArticleSection, ...]) -> int:

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -34,6 +37,8 @@ DEFAULT_SITE = "main"
 # Unicode's direction overrides and isolates: they make a line read differently from what it holds.
 _DIRECTION_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _SHOWN_CHARACTERS = 60
+MAX_SOURCES = 10
+MAX_KEYWORDS = 10
 
 
 def _text(value: object, *, several_lines: bool) -> object:
@@ -72,8 +77,17 @@ def _money(value: object) -> object:
     return _line(value) if isinstance(value, str) else value
 
 
-def _moment(value: object) -> object:
+def _deadline(value: object) -> object:
     """An ISO date means the end of that day in UTC; a date with time needs its offset."""
+    return _moment(value, time(23, 59, 59))
+
+
+def _publish_at(value: object) -> object:
+    """An ISO date means the beginning of that day in UTC; a date with time needs its offset."""
+    return _moment(value, time())
+
+
+def _moment(value: object, at: time) -> object:
     if isinstance(value, str):
         text = value.strip()
         if not text:
@@ -81,7 +95,7 @@ def _moment(value: object) -> object:
         try:
             if len(text) == 10:
                 day = date.fromisoformat(text)
-                return datetime.combine(day, time(23, 59, 59), tzinfo=UTC)
+                return datetime.combine(day, at, tzinfo=UTC)
             value = datetime.fromisoformat(text)
         except ValueError:
             raise ValueError(
@@ -111,18 +125,69 @@ def _language(value: object) -> object:
     return "en" if text is None else text
 
 
+def _listed(value: object) -> object:
+    """A list of lines; text (the cell of a table) is taken apart at commas, semicolons and line ends."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = [part for part in re.split(r"[,;\n]", value) if part.strip()]
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("a list of texts is expected")
+    if len(value) > 1000 or not all(isinstance(one, str) for one in value):
+        raise ValueError("a list of texts is expected")
+    return tuple(dict.fromkeys(line for line in map(_line, value) if line is not None))
+
+
+def _addresses(value: object) -> object:
+    if isinstance(value, str):
+        value = value.split()
+    return _listed(value)
+
+
+def _word(value: object) -> object:
+    """A caller's own reference: a number stands for its digits."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _line(value)
+
+
+def web_page(value: str) -> str:
+    """An address as it was given, if it is one of a page: http or https, with a host, without a password."""
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("an http or https address without a password is expected")
+    return value
+
+
+PageAddress = Annotated[str, StringConstraints(max_length=2000), AfterValidator(web_page)]
+
+
 class Brief(BaseModel):
-    """What is wanted. A title or a keyword is required; all else may be left out.
+    """What is wanted. A title, a topic or a keyword is required; all else may be left out.
 
     `value_usd` (what the article is worth) and `deadline` steer when it is written, not what is written.
+    `sources` are read before writing; what is written is checked against them. `publish_at`: not before.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     title: Annotated[Annotated[str, Field(max_length=200)] | None, BeforeValidator(_line)] = None
+    topic: Annotated[Annotated[str, Field(max_length=200)] | None, BeforeValidator(_line)] = None
     keyword: Annotated[Annotated[str, Field(max_length=120)] | None, BeforeValidator(_line)] = None
+    keywords: Annotated[
+        tuple[Annotated[str, Field(max_length=120)], ...],
+        BeforeValidator(_listed),
+        Field(max_length=MAX_KEYWORDS),
+    ] = ()
+    angle: Annotated[Annotated[str, Field(max_length=500)] | None, BeforeValidator(_lines)] = None
     audience: Annotated[Annotated[str, Field(max_length=500)] | None, BeforeValidator(_lines)] = None
     notes: Annotated[Annotated[str, Field(max_length=4000)] | None, BeforeValidator(_lines)] = None
+    sources: Annotated[
+        tuple[PageAddress, ...], BeforeValidator(_addresses), Field(max_length=MAX_SOURCES)
+    ] = ()
+    story: Annotated[Annotated[str, Field(max_length=100)] | None, BeforeValidator(_word)] = None
     site: Annotated[
         str,
         BeforeValidator(_site),
@@ -138,28 +203,35 @@ class Brief(BaseModel):
         | None,
         BeforeValidator(_money),
     ] = None
-    deadline: Annotated[datetime | None, BeforeValidator(_moment)] = None
+    deadline: Annotated[datetime | None, BeforeValidator(_deadline)] = None
+    publish_at: Annotated[datetime | None, BeforeValidator(_publish_at)] = None
 
     @model_validator(mode="after")
     def _names_a_subject(self) -> Brief:
-        if self.title is None and self.keyword is None:
+        if self.title is None and self.topic is None and self.main_keyword is None:
             raise ValueError("a title or a keyword is required")
         return self
 
     @property
     def subject(self) -> str:
-        """The title, or the keyword where there is none."""
-        return self.title or self.keyword or ""
+        """The title, or the topic or keyword where there is none."""
+        return self.title or self.topic or self.main_keyword or ""
+
+    @property
+    def main_keyword(self) -> str | None:
+        """The keyword, or the first of several."""
+        return self.keyword or (self.keywords[0] if self.keywords else None)
 
     def payload(self) -> dict[str, Any]:
         """The payload of a task: what the writer needs. Value and deadline are the task's own columns."""
-        return self.model_dump(exclude={"value_usd", "deadline"}, exclude_none=True)
+        kept = self.model_dump(mode="json", exclude={"value_usd", "deadline"}, exclude_none=True)
+        return {name: value for name, value in kept.items() if value != []}
 
     def for_prompt(self) -> dict[str, Any]:
         """What a model is shown."""
-        return self.model_dump(
-            include={"title", "keyword", "audience", "notes", "language"}, exclude_none=True
-        )
+        names = {"title", "topic", "keyword", "keywords", "angle", "audience", "notes", "language"}
+        shown = self.model_dump(mode="json", include=names, exclude_none=True)
+        return {name: value for name, value in shown.items() if value != []}
 
     def idempotency_key(self) -> str:
         """The same for the same wanted article: site, language, title, keyword, audience, however spelt or
@@ -167,7 +239,9 @@ class Brief(BaseModel):
 
         Notes, value and deadline don't count: correcting them doesn't ask for a second article.
         """
-        parts = (self.site, self.language, self.title, self.keyword, self.audience)
+        parts = [self.site, self.language, self.title, self.keyword, self.audience]
+        if self.topic is not None:
+            parts.append(self.topic)
         folded = [" ".join(unicodedata.normalize("NFKC", part or "").casefold().split()) for part in parts]
         digest = hashlib.sha256(json.dumps(folded, ensure_ascii=False).encode()).hexdigest()
         return f"content:{digest[:40]}"
@@ -195,6 +269,8 @@ def first_reason(error: ValidationError) -> tuple[str | None, str]:
     value = shown(first["input"])
     context = first.get("ctx", {})
     match first["type"]:
+        case "too_long":
+            reason = f"{len(first['input'])} entries given, at most {context['max_length']} allowed"
         case "string_too_long":
             reason = (
                 f"{len(first['input'])} characters given ({value}), at most {context['max_length']} allowed"

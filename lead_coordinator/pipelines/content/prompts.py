@@ -24,7 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lead_coordinator.providers.base import Message
 
-PROMPT_NAMES = ("outline", "draft", "edit_and_check")
+PROMPT_NAMES = ("outline", "draft", "edit_and_check", "revise", "update")
 _SEPARATOR = "\n=== user ===\n"
 
 
@@ -62,6 +62,11 @@ def load_prompt(name: str) -> Prompt:
 def prompt_versions() -> dict[str, str]:
     """The version of every prompt in use, by step."""
     return {name: load_prompt(name).version for name in PROMPT_NAMES}
+
+
+def instructions() -> str:
+    """The system parts of all prompts: no article may repeat them."""
+    return "\n\n".join(load_prompt(name).system for name in PROMPT_NAMES)
 
 
 def data_block(value: Mapping[str, Any]) -> str:

@@ -1,184 +1,213 @@
-"""Publishing an article once, whatever dies in between.
+"""Publishing each revision of an article once, whatever dies in between.
 
-The order is intent (a fenced, unique row) → files → confirmation → listings. The files are written and
-confirmed under the page's lock, and the lease is asked for again under it: a run that was given up for dead
-in between, and still holds the lock, comes before its successor and not after it, so page and row are always
-of the same run.
+The order is intent (a fenced, unique row) → the revision, stored → pages → confirmation → listings. Pages
+are placed and confirmed while the page is held, and the lease is asked for again under it: a run that was
+given up for dead in between, and still holds the page, comes before its successor and not after it, so page
+and row are always of the same run. A revision that isn't to be published now (a draft, one that a person has
+to approve, one with a date) ends after it was stored.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from lead_coordinator.database import publications
+from lead_coordinator.database import articles, publications
+from lead_coordinator.database.articles import KeptArticle, Taken
 from lead_coordinator.database.connection import AsyncDatabase
 from lead_coordinator.database.executions import Lease
-from lead_coordinator.errors import DestinationDown
-from lead_coordinator.pipelines.content.article import Article
-from lead_coordinator.pipelines.content.site import PublishedRow, StaticSite, in_thread
+from lead_coordinator.errors import InvalidInput
+from lead_coordinator.pipelines.content.article import Article, as_json, from_json
+from lead_coordinator.pipelines.content.targets import Showing, Target
 
-# All of a site: a sitemap that left something out would be wrong.
-MAX_LISTED = 1_000_000
+
+@dataclass(frozen=True)
+class Manuscript:
+    """An article that passed the gate, with how it came about and how it is to be published."""
+
+    article: Article
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    signature: bytes | None = None
+    policy: str = "auto"
+    publish_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a revision. `state`: published, draft, in_review, scheduled, rejected, unpublished …"""
+
+    publication_id: int
+    article_id: int | None
+    revision: int
+    site: str
+    slug: str
+    state: str
+    url: str | None
 
 
 class Publisher:
-    """Publishes the articles of one run. Close it at the end of the run."""
+    """Publishes for one task of a run. `target_of(site)` gives the target of a site's name."""
 
     def __init__(
         self,
         db: AsyncDatabase,
         lease: Lease,
-        site: StaticSite,
+        task_id: int,
+        target_of: Callable[[str], Target],
         *,
         sandbox: bool,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._db = db
         self._lease = lease
-        self._site = site
+        self._task_id = task_id
+        self._target_of = target_of
         self._sandbox = sandbox
         self._now = now
-        self._listings: dict[str, _Listings] = {}
 
-    async def publish(
-        self, task_id: int, site_name: str, article: Article, provenance: Mapping[str, Any]
-    ) -> publications.Publication:
-        """Brings the article out and returns its row, with the address in `url`.
+    async def publish(self, site: str, manuscript: Manuscript) -> Outcome:
+        """A new article, under an address of its own. Raises StaleLease and DestinationDown."""
+        article = manuscript.article
+        row = await publications.begin_publication(
+            self._db, self._lease, self._task_id, site, article.slug, article.title
+        )
+        if row.already_published:
+            await self.refresh(site)
+            return Outcome(row.publication_id, None, 1, site, row.slug, "published", row.url)
+        return await self._keep_and_place(site, row.publication_id, row.slug, manuscript)
 
-        Raises StaleLease, and DestinationDown where the site can't be written or another process is at this
-        page.
+    async def update(self, site: str, publication_id: int, manuscript: Manuscript) -> Outcome:
+        """Another revision at the same address. Raises StaleLease and DestinationDown."""
+        taken = await articles.begin_update(self._db, self._lease, self._task_id, publication_id)
+        return await self._keep_and_place(site, publication_id, taken.slug, manuscript)
+
+    async def publish_stored(self, article_id: int) -> Outcome:
+        """A revision that is stored: one that was approved, whose time has come, or that an earlier attempt
+        of this task has written. One that is no longer to be published is left alone, and says so.
         """
-        site = self._site.for_site(site_name)
-        wished = (self._db, self._lease, task_id, site.name, article.slug, article.title)
-        row = await publications.begin_publication(*wished)
-        if not row.already_published:
-            try:
-                row = await self._write(site, row, wished, article, provenance)
-            except OSError as error:
-                raise _unwritable(site, error) from error
-        await self.refresh(site_name)
-        return row
+        stored = await articles.aget_article(self._db, article_id)
+        if stored["state"] in ("ready", "scheduled", "approved"):
+            await articles.begin_update(self._db, self._lease, self._task_id, stored["publication_id"])
+            return await self._place(stored)
+        state = stored["state"] if stored["state"] != "current" else stored["status"]
+        if state == "published":
+            await self.refresh(stored["site"])
+        return _outcome(stored, state, stored["url"])
 
-    async def refresh(self, site_name: str) -> None:
-        """Brings the site's listings up to what is published now. DestinationDown where they can't be
-        written."""
-        listings = self._listings.get(site_name)
-        if listings is None:
-            listings = self._listings[site_name] = _Listings(self._db, self._site.for_site(site_name))
-        try:
-            await listings.refresh()
-        except OSError as error:
-            raise _unwritable(self._site.for_site(site_name), error) from error
+    async def change(self, publication_id: int, wish: str) -> Outcome:
+        """Takes a publication off its site, or puts it back as it was. Raises InvalidInput where there is no
+        article to put back."""
+        taken = await articles.begin_update(self._db, self._lease, self._task_id, publication_id)
+        found = await articles.find_publication(self._db, taken.site, taken.slug) or {}
+        if wish == "unpublish":
+            return await self._take_down(taken, found)
+        if found.get("article_id") is None:
+            raise InvalidInput(f"publication {publication_id}: it has no article to put back")
+        return await self._place(await articles.aget_article(self._db, found["article_id"]))
 
-    async def close(self) -> None:
-        """Ends what still runs; a file that is being written is finished first."""
-        await asyncio.gather(*(listings.close() for listings in self._listings.values()))
+    async def refresh(self, site: str) -> None:
+        """Brings the site's listings up to what is published now."""
+        await self._target_of(site).refresh()
 
-    async def _write(
-        self,
-        site: StaticSite,
-        row: publications.Publication,
-        wished: tuple[AsyncDatabase, Lease, int, str, str, str],
-        article: Article,
-        provenance: Mapping[str, Any],
-    ) -> publications.Publication:
-        # jinja2, Markdown and nh3 are loaded where pages are made, in a thread.
-        markdown, html = await in_thread(self._render, site, row.slug, wished[2], article, provenance)
-        lock = site.lock_article(row.slug)
-        if lock is None:
-            raise DestinationDown(f"site {site.name}: another process is writing the page {row.slug}")
-        try:
-            row = await publications.begin_publication(*wished)
-            if row.already_published:
-                return row
-            page = await in_thread(site.write_article, row.slug, markdown, html)
+    async def _keep_and_place(
+        self, site: str, publication_id: int, slug: str, manuscript: Manuscript
+    ) -> Outcome:
+        kept = await articles.keep_article(
+            self._db,
+            self._lease,
+            self._task_id,
+            publication_id,
+            as_json(manuscript.article),
+            dict(manuscript.provenance),
+            signature=manuscript.signature,
+            policy=manuscript.policy,
+            publish_at=manuscript.publish_at,
+        )
+        if kept.state != "ready":
+            return _kept_outcome(kept, publication_id, site, slug)
+        return await self._place(await articles.aget_article(self._db, kept.article_id))
+
+    async def _place(self, stored: Mapping[str, Any]) -> Outcome:
+        article = from_json(stored["content"])
+        target = self._target_of(stored["site"])
+        async with target.hold(stored["slug"]):
+            taken = await articles.begin_update(
+                self._db, self._lease, self._task_id, stored["publication_id"]
+            )
+            now = self._now()
+            placed = await target.put(
+                Showing(
+                    article=article,
+                    publication_id=taken.publication_id,
+                    task_id=stored["task_id"],
+                    slug=taken.slug,
+                    published_at=taken.published_at or now,
+                    updated_at=now,
+                    sandbox=self._sandbox,
+                    provenance=stored["details"],
+                    known=_known(taken.details),
+                )
+            )
             await publications.confirm_publication(
                 self._db,
                 self._lease,
-                row.publication_id,
-                page.url,
-                page.content_sha256,
+                taken.publication_id,
+                placed.url,
+                placed.content_sha256,
                 details={
                     "description": article.meta_description,
                     "words": article.words,
                     "language": article.language,
                     "score": article.score,
                     "sandbox": self._sandbox,
+                    "revision": stored["revision"],
+                    "target": dict(placed.known),
                 },
+                article_id=stored["article_id"],
             )
-            return publications.Publication(row.publication_id, row.slug, True, page.url)
-        finally:
-            lock.release()
+        await target.refresh()
+        return _outcome(stored, "published", placed.url)
 
-    def _render(
-        self, site: StaticSite, slug: str, task_id: int, article: Article, provenance: Mapping[str, Any]
-    ) -> tuple[str, str]:
-        from lead_coordinator.pipelines.content.render import Page, render_html, render_markdown
-
-        page = Page(
-            article=article,
-            task_id=task_id,
-            slug=slug,
-            url=site.url(slug),
-            site_title=site.title,
-            home="../",
-            published_at=self._now(),
-            sandbox=self._sandbox,
-            provenance=provenance,
+    async def _take_down(self, taken: Taken, found: Mapping[str, Any]) -> Outcome:
+        target = self._target_of(taken.site)
+        if taken.status == "published":
+            async with target.hold(taken.slug):
+                await articles.begin_update(self._db, self._lease, self._task_id, taken.publication_id)
+                await target.take_down(taken.publication_id, taken.slug, _known(taken.details))
+                await articles.confirm_unpublication(self._db, self._lease, taken.publication_id)
+        else:
+            await articles.confirm_unpublication(self._db, self._lease, taken.publication_id)
+        await target.refresh()
+        revision = int(found.get("revision") or 1)
+        return Outcome(
+            taken.publication_id,
+            found.get("article_id"),
+            revision,
+            taken.site,
+            taken.slug,
+            "unpublished",
+            taken.url,
         )
-        return render_markdown(page), render_html(page)
 
 
-class _Listings:
-    """The listings of one site, made by one task at a time. Who asks while one runs may have come too late
-    for its rows: it waits for the next, which all who ask meanwhile share."""
-
-    def __init__(self, db: AsyncDatabase, site: StaticSite) -> None:
-        self._db = db
-        self._site = site
-        self._running: asyncio.Task[None] | None = None
-        self._next: asyncio.Task[None] | None = None
-
-    async def refresh(self) -> None:
-        if self._next is None:
-            self._next = asyncio.create_task(self._rebuild_after(self._running))
-        await asyncio.shield(self._next)
-
-    async def close(self) -> None:
-        tasks = [task for task in (self._running, self._next) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _rebuild_after(self, earlier: asyncio.Task[None] | None) -> None:
-        if earlier is not None:
-            await asyncio.wait({earlier})
-        self._running, self._next = self._next, None
-        await self._site.rebuild_index_async(self._rows)
-
-    async def _rows(self) -> list[PublishedRow]:
-        found = await publications.alist_publications(self._db, self._site.name, limit=MAX_LISTED)
-        return [published_row(row) for row in found]
+def _known(details: Mapping[str, Any]) -> Mapping[str, Any]:
+    known = details.get("target")
+    return known if isinstance(known, Mapping) else {}
 
 
-def published_row(row: publications.Published) -> PublishedRow:
-    """A row of the database as the listings show it; details that are missing or of another kind are left
-    out."""
-    details = row.details
-    description, words, language = (details.get(key) for key in ("description", "words", "language"))
-    return PublishedRow(
-        publication_id=row.publication_id,
-        slug=row.slug,
-        title=row.title,
-        published_at=row.published_at,
-        description=description if isinstance(description, str) else "",
-        words=words if isinstance(words, int) else 0,
-        language=language if isinstance(language, str) else "en",
+def _outcome(stored: Mapping[str, Any], state: str, url: str | None) -> Outcome:
+    return Outcome(
+        publication_id=stored["publication_id"],
+        article_id=stored["article_id"],
+        revision=stored["revision"],
+        site=stored["site"],
+        slug=stored["slug"],
+        state=state,
+        url=url,
     )
 
 
-def _unwritable(site: StaticSite, error: OSError) -> DestinationDown:
-    return DestinationDown(f"site {site.name}: {error.strerror or error} ({error.filename or site.root})")
+def _kept_outcome(kept: KeptArticle, publication_id: int, site: str, slug: str) -> Outcome:
+    return Outcome(publication_id, kept.article_id, kept.revision, site, slug, kept.state, None)

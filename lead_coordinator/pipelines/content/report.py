@@ -1,53 +1,22 @@
-"""What became of a batch: events as they happen, and totals that turn themselves into metadata."""
+"""A batch of articles as figures and as a table with links, from the results of its tasks."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from decimal import Decimal
 from statistics import fmean, quantiles
-from typing import Any, Literal, Protocol
+from typing import Any
 
-EventKind = Literal[
-    "step",  # a call was answered
-    "published",  # an article is out and its task completed
-    "failed",  # a task failed; the queue decided what happens to it
-    "given_back",  # a task wasn't finished and goes back to the queue
-    "lease_lost",  # the batch isn't ours any more
-    "stopped",  # the coordinator told us to stop
-    "out_of_time",  # the execution's timeout came
-    "database",  # the database couldn't be reached
-    "finished",  # the execution is closed
-]
-Outcome = Literal["finished", "lease_lost", "stopped"]
-
-
-@dataclass(frozen=True)
-class BatchEvent:
-    """One thing that happened; `message` is a sentence for a log, `data` the same for a machine."""
-
-    kind: EventKind
-    message: str
-    task_id: int | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Tell(Protocol):
-    """Reports an event of the batch."""
-
-    def __call__(
-        self, kind: EventKind, message: str, task_id: int | None = None, data: dict[str, Any] | None = None
-    ) -> None: ...
+from lead_coordinator.pipelines.report import BatchReport, CompletedTask
 
 
 @dataclass(frozen=True)
 class PublishedArticle:
     """An article that the batch brought out. `seconds`: from the start of the batch to the completed task.
 
-    `recovered`: an earlier run had published it and died before it could complete the task; nothing was
-    written again.
+    `recovered`: it was written before (by a run that died before it could complete the task, or that left it
+    for a person to approve); nothing was written again. `updated`: it is a new revision of what was out.
+    `revisions`: how often the gate had it revised.
     """
 
     task_id: int
@@ -59,131 +28,128 @@ class PublishedArticle:
     cost_usd: Decimal
     seconds: float
     recovered: bool = False
+    updated: bool = False
+    revisions: int = 0
+
+    @classmethod
+    def of(cls, task: CompletedTask) -> PublishedArticle:
+        result = task.result
+        was_written = result["kind"] in ("new", "fix", "refresh")
+        return cls(
+            task_id=task.task_id,
+            slug=result["slug"],
+            url=result["url"],
+            title=result["title"],
+            words=result["words"],
+            score=result["score"],
+            cost_usd=result["cost_usd"],
+            seconds=task.seconds,
+            recovered="recovered" in result or not was_written,
+            updated=result["kind"] in ("fix", "refresh"),
+            revisions=result.get("revisions", 0),
+        )
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A task that failed. `status`: what the queue made of it, deferred (again at `retry_at`) or
-    dead_letter."""
-
-    task_id: int
-    error_class: str
-    message: str
-    status: str
-    retry_at: datetime | None
+def articles(report: BatchReport) -> list[PublishedArticle]:
+    """The articles of the batch that are out, in the order in which they came out."""
+    return [PublishedArticle.of(task) for task in report.completed if task.result["state"] == "published"]
 
 
-@dataclass
-class BatchReport:
-    """The totals of a run. `outcome`: finished, or ended early because the lease was lost or the run told to
-    stop.
+def waiting(report: BatchReport) -> list[CompletedTask]:
+    """What was written and isn't out: drafts, what a person has to approve, what has a date."""
+    return [task for task in report.completed if task.result["state"] in ("draft", "in_review", "scheduled")]
 
-    Every task is in exactly one of `published`, `failed` and `given_back`. `cost_usd` adds up the answered
-    calls; the ledger in the database also knows what failed calls cost.
-    """
 
-    execution_id: str
-    tasks: int
-    started_at: datetime
-    ended_at: datetime | None = None
-    outcome: Outcome = "finished"
-    reason: str | None = None
-    articles: list[PublishedArticle] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    calls: int = 0
-    calls_by_provider: Counter[str] = field(default_factory=Counter)
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: Decimal = Decimal(0)
-    peak_memory_mb: int = 0
+def written(report: BatchReport) -> list[PublishedArticle]:
+    """The articles that this run wrote: without those that an earlier one had published."""
+    return [article for article in articles(report) if not article.recovered]
 
-    @property
-    def published(self) -> int:
-        return len(self.articles)
 
-    @property
-    def failed(self) -> int:
-        return len(self.failures)
+def cost_per_article_usd(report: BatchReport) -> Decimal | None:
+    """Mean cost of what this run wrote; None when it wrote nothing."""
+    new = written(report)
+    return sum((article.cost_usd for article in new), Decimal(0)) / len(new) if new else None
 
-    @property
-    def deferred(self) -> int:
-        """Failed tasks that the queue tries again."""
-        return sum(failure.status == "deferred" for failure in self.failures)
 
-    @property
-    def dead_lettered(self) -> int:
-        return sum(failure.status == "dead_letter" for failure in self.failures)
+def figures(report: BatchReport) -> dict[str, int | float | str]:
+    """Flat, one key and one unit each, so that it can be plotted; keys without a value are left out."""
+    out = articles(report)
+    values = report.metadata() | {
+        "articles_published": len(out),
+        "articles_recovered": sum(article.recovered for article in out),
+        "articles_updated": sum(article.updated for article in out),
+        "articles_waiting": len(waiting(report)),
+        "articles_revised": sum(article.revisions > 0 for article in out),
+        "words": sum(article.words for article in out),
+    }
+    new, each = written(report), cost_per_article_usd(report)
+    if each is not None:
+        values["score_mean"] = round(fmean(article.score for article in new), 1)
+        values["cost_per_article_usd"] = float(each)
+        seconds = sorted(article.seconds for article in new)
+        cuts = quantiles(seconds, n=20, method="inclusive") if len(seconds) > 1 else seconds * 19
+        values["article_seconds_p50"] = round(cuts[9], 3)
+        values["article_seconds_p95"] = round(cuts[18], 3)
+    return values
 
-    @property
-    def given_back(self) -> int:
-        return self.tasks - self.published - self.failed
 
-    @property
-    def duration_seconds(self) -> float:
-        return 0.0 if self.ended_at is None else (self.ended_at - self.started_at).total_seconds()
+def output(report: BatchReport) -> dict[str, Any]:
+    """The totals as the execution keeps them; money stays exact."""
+    each = cost_per_article_usd(report)
+    return {
+        **report.output(),
+        **figures(report),
+        "spend_usd": report.cost_usd,
+        **({} if each is None else {"cost_per_article_usd": each}),
+        "articles": [{"task_id": a.task_id, "slug": a.slug, "url": a.url} for a in articles(report)],
+    }
 
-    @property
-    def written(self) -> list[PublishedArticle]:
-        """The articles that this run wrote: without those that an earlier one had published."""
-        return [article for article in self.articles if not article.recovered]
 
-    @property
-    def cost_per_article_usd(self) -> Decimal | None:
-        """Mean cost of what this run wrote; None when it wrote nothing."""
-        new = self.written
-        return sum((article.cost_usd for article in new), Decimal(0)) / len(new) if new else None
+def metadata(report: BatchReport) -> dict[str, Any]:
+    """The batch's figures, and its articles as a table with links."""
+    # Dagster is loaded in a run's process anyway; domain logic and its tests do without it.
+    from lead_coordinator.metadata import markdown_table
 
-    def execution_status(self) -> Literal["completed", "failed", "cancelled"]:
-        """How the execution ends: failed where its tasks failed by themselves and none succeeded.
-
-        A destination that is down, an exhausted budget or a brief that is none are no failures of the
-        pipeline: its breaker mustn't open for them. A batch of which no task ended, for lack of time, is
-        cancelled.
-        """
-        if self.published:
-            return "completed"
-        if any(failure.error_class == "task_error" for failure in self.failures):
-            return "failed"
-        return "cancelled" if self.given_back and not self.failures else "completed"
-
-    def metadata(self) -> dict[str, int | float | str]:
-        """Flat, one key and one unit each, so that it can be plotted; keys without a value are left out."""
-        values: dict[str, int | float | str] = {
-            "batch_tasks": self.tasks,
-            "articles_published": self.published,
-            "articles_recovered": sum(article.recovered for article in self.articles),
-            "tasks_deferred": self.deferred,
-            "tasks_dead_lettered": self.dead_lettered,
-            "tasks_given_back": self.given_back,
-            "provider_calls": self.calls,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "spend_usd": float(self.cost_usd),
-            "words": sum(article.words for article in self.articles),
-            "duration_seconds": round(self.duration_seconds, 3),
-            "peak_memory_mb": self.peak_memory_mb,
+    rows = [
+        {
+            "title": f"[{link_text(article.title)}]({article.url})",
+            "words": article.words,
+            "score": article.score,
+            "cost": article.cost_usd,
+            "seconds": round(article.seconds, 1),
+            "task": article.task_id,
         }
-        values |= {f"provider_calls_{name}": count for name, count in sorted(self.calls_by_provider.items())}
-        new, each = self.written, self.cost_per_article_usd
-        if each is not None:
-            values["score_mean"] = round(fmean(article.score for article in new), 1)
-            values["cost_per_article_usd"] = float(each)
-            seconds = sorted(article.seconds for article in new)
-            cuts = quantiles(seconds, n=20, method="inclusive") if len(seconds) > 1 else seconds * 19
-            values["article_seconds_p50"] = round(cuts[9], 3)
-            values["article_seconds_p95"] = round(cuts[18], 3)
-        return values
+        for article in articles(report)
+    ]
+    columns = {
+        "title": "article",
+        "words": "words",
+        "score": "score",
+        "cost": "cost (USD)",
+        "seconds": "seconds",
+        "task": "task",
+    }
+    shown = {**figures(report), "articles": markdown_table(rows, columns)}
+    if new := written(report):
+        from lead_coordinator import pictures
 
-    def output(self) -> dict[str, Any]:
-        """The totals as the execution keeps them; money stays exact."""
-        each = self.cost_per_article_usd
-        return {
-            **self.metadata(),
-            "spend_usd": self.cost_usd,
-            **({} if each is None else {"cost_per_article_usd": each}),
-            "articles": [{"task_id": a.task_id, "slug": a.slug, "url": a.url} for a in self.articles],
-            "failures": self.failure_rows(),
-        }
+        title = "Cost of each article"
+        costs = {article.title: float(article.cost_usd) for article in new}
+        shown["cost_picture"] = pictures.metadata(title, pictures.bar(title, costs, "US dollars"))
+    if left := waiting(report):
+        listed = [
+            {
+                "title": link_text(task.result["title"]),
+                "state": task.result["state"],
+                "site": task.result["site"],
+                "article": task.result["article_id"],
+            }
+            for task in left
+        ]
+        names = {"title": "article", "state": "state", "site": "site", "article": "approve as"}
+        shown["waiting"] = markdown_table(listed, names)
+    return shown
 
-    def failure_rows(self) -> list[dict[str, Any]]:
-        return [asdict(failure) for failure in self.failures]
+
+def link_text(title: str) -> str:
+    return title.replace("[", "(").replace("]", ")")

@@ -1,4 +1,4 @@
-"""The shapes of the three structured answers: outline, draft, edited article.
+"""The shapes of the structured answers: outline, draft, edited article.
 
 Both providers are sent these models as the schema of the answer, so they keep to what both accept: every
 field required, no default, no union, no `additionalProperties` (Gemini's `response_schema` refuses it; the
@@ -72,6 +72,10 @@ class EditedArticle(BaseModel):
         description="Address of the page: 3 to 8 lower-case words of a-z and 0-9 joined by hyphens"
     )
     score: int = Field(ge=0, le=100, description="How good the edited article is, 0 to 100, judged strictly")
+    unsupported_claims: list[str] = Field(
+        description="Each sentence left in the article that states a fact which neither the notes nor "
+        "general knowledge support, word for word; empty if there is none"
+    )
     issues: list[Issue] = Field(description="What remains to be looked at by a person; empty if nothing")
 
 
@@ -79,4 +83,7 @@ STEP_SCHEMAS: dict[str, type[BaseModel]] = {
     "outline": Outline,
     "draft": Draft,
     "edit_and_check": EditedArticle,
+    "revise": Draft,
+    "check_again": EditedArticle,
+    "update": Draft,
 }

@@ -131,6 +131,15 @@ class StaticSite:
         replace_file(page, data, self._scratch)
         return WrittenPage(self.url(slug), page, source, hashlib.sha256(data).hexdigest())
 
+    def remove_article(self, slug: str) -> bool:
+        """Removes both files of an article, the page first; False where there was no page."""
+        folder = self.root / "articles"
+        page = folder / f"{_checked(slug)}.html"
+        found = page.is_file()
+        page.unlink(missing_ok=True)
+        (folder / f"{slug}.md").unlink(missing_ok=True)
+        return found
+
     # ---- listings ------------------------------------------------------------------------------------------
 
     def rebuild_index(self, rows: Callable[[], Sequence[PublishedRow]]) -> int:

@@ -34,7 +34,7 @@ _LINE_BREAK_TAG = re.compile(r"<br\s*/?>", re.I)
 _TAG_START = re.compile(r"<(?=[a-zA-Z/!?])")
 _AUTOLINK = re.compile(r"<(https?://[^\s<>]{1,2000})>")
 _IMAGE = re.compile(r"!\[([^\[\]\n]{0,500})\](?:\([^()\n]{0,2000}\)|\[[^\[\]\n]{0,200}\])?")
-_LINK = re.compile(
+LINK = re.compile(
     r"\[([^\[\]\n]{0,500})\]\(\s*([^()\s]{0,2000}(?:\([^()\s]{0,500}\)[^()\s]{0,500})?)([^()\n]{0,500})\)"
 )
 _REFERENCE = re.compile(r"\[([^\[\]\n]{1,500})\]\[[^\[\]\n]{0,200}\]")
@@ -60,6 +60,11 @@ _DANGEROUS = (
         "a link to {0}:",
     ),
 )
+
+
+def safe_link(target: str) -> bool:
+    """Whether an address may stand in a link: http, https or mailto, nothing in it that ends an attribute."""
+    return _SAFE_TARGET.match(target) is not None
 
 
 def printable(text: str, *, several_lines: bool = False) -> str:
@@ -152,7 +157,7 @@ def _clean_prose(text: str) -> str:
     text = _TILDES.sub("~", _BIG_HEADING.sub("###", text))
     pieces = []
     end = 0
-    for link in _LINK.finditer(text):
+    for link in LINK.finditer(text):
         words = _escape_marks(link[1])
         target = link[2]
         kept = f"[{words}]({target})" if _SAFE_TARGET.match(target) and not words.endswith("\\") else words
@@ -169,7 +174,7 @@ def _escape_marks(text: str) -> str:
 
 def plain_text(markdown: str) -> str:
     """Markdown as one line of running text, for counting words and making descriptions."""
-    text = _LINK.sub(r"\1", _IMAGE.sub(r"\1", markdown))
+    text = LINK.sub(r"\1", _IMAGE.sub(r"\1", markdown))
     text = re.sub(r"^[ \t]*(?:[-*+>]|#{1,6}|\d{1,3}[.)])[ \t]+", "", text, flags=re.M)
     text = re.sub(r"^[ \t]*\|?[ \t:|-]+\|[ \t:|-]*$", "", text, flags=re.M)  # the rule under a table's head
     text = re.sub(r"[*_`~|]", " ", text).replace("&lt;", "<").replace("&amp;", "&")

@@ -15,6 +15,7 @@ from typing import Any
 MAX_PROMPT_CHARS = 400_000
 MAX_BLOCKS = 20
 MAX_AUDIENCE_CHARS = 60
+MAX_GIVEN = 50
 _DECODER = json.JSONDecoder()
 _LINE = re.compile(
     r"^[\s*-]*(title|keyword|audience|notes|topic)\*{0,2}\s*:\s*(\S.{0,400})$", re.IGNORECASE | re.MULTILINE
@@ -41,7 +42,8 @@ class Section:
 
 @dataclass(frozen=True)
 class PromptBrief:
-    """What was found. Texts are one line each, without markup."""
+    """What was found. Texts are one line each, without markup. `given`: lists of objects with an id, by their
+    name: an answer under that name says something of each."""
 
     title: str
     subject: str
@@ -50,6 +52,7 @@ class PromptBrief:
     words: int
     sections: tuple[Section, ...] = ()
     draft: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
 
 def read_prompt(texts: list[str]) -> PromptBrief:
@@ -81,6 +84,7 @@ def read_prompt(texts: list[str]) -> PromptBrief:
         words=_words(prompt),
         sections=sections,
         draft=draft,
+        given=_given(blocks),
     )
 
 
@@ -170,6 +174,17 @@ def _structure(blocks: list[dict[str, Any]]) -> tuple[tuple[Section, ...], Mappi
 
 
 _BODY_NAMES = ("body", "markdown", "text", "content", "paragraphs")
+
+
+def _given(blocks: list[dict[str, Any]]) -> dict[str, tuple[Mapping[str, Any], ...]]:
+    """The lists of a prompt whose elements have an id, by name; the first of each name."""
+    found: dict[str, tuple[Mapping[str, Any], ...]] = {}
+    for block in blocks:
+        for name, value in block.items():
+            rows = value[:MAX_GIVEN] if isinstance(value, list) else []
+            if rows and all(isinstance(row, Mapping) and isinstance(row.get("id"), str) for row in rows):
+                found.setdefault(name, tuple(rows))
+    return found
 
 
 def _points(value: object) -> tuple[str, ...]:

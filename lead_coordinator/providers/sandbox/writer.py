@@ -2,6 +2,7 @@
 
 - What the prompt already holds is kept: a draft in it is returned as it is where the schema asks for the same
   fields (an edit), the headings of an outline become the headings of the sections.
+- Of a list of objects with ids that the prompt holds, an answer under the same name says something of each.
 - Everything else is written by `prose`: what a field is for is told by its name (title, slug,
   meta_description, body, score, issues …), how long it may be by its bounds, as keywords or in words.
 - The same seed and request give the same answer. The longest text that opens an article starts with the mark.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lead_coordinator.providers.sandbox import phrases
@@ -79,6 +81,8 @@ class Writer:
         child = node.raw.get("items")
         if child is None:
             return []
+        if depth == 1 and name in self._brief.given:
+            return self._about_given(child, name, path, depth)
         is_sections = section is None and _last(name) in (
             "sections",
             "chapters",
@@ -95,11 +99,26 @@ class Writer:
             for i in range(count)
         ]
 
+    def _about_given(self, child: object, name: str, path: tuple[str, ...], depth: int) -> list[Any]:
+        """An object for each that the prompt holds under this name; what they say already is kept."""
+        brief, said = self._brief, []
+        for number, row in enumerate(brief.given[name]):
+            title = row.get("title")
+            self._brief = replace(brief, title=clean(title, 140)) if isinstance(title, str) else brief
+            made = self._value(child, name, Range(), (*path, str(number)), None, depth + 1)
+            if isinstance(made, dict):
+                made |= {key: row[key] for key in made if isinstance(row.get(key), str)}
+            said.append(made)
+        self._brief = brief
+        return said
+
     def _count(self, node: Node, name: str, is_sections: bool) -> int:
         wanted = node.items
         low, high = wanted.low or 0, MAX_ITEMS if wanted.high is None else min(wanted.high, MAX_ITEMS)
         if is_sections and self._sections:
             natural = len(self._sections)
+        elif "claim" in name:
+            natural = 0
         elif "issue" in name or "warning" in name or "problem" in name:
             natural = self._prose.source.randint(0, 1)
         elif wanted.low is not None and wanted.high is not None:

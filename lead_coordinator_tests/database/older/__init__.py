@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lead_coordinator.database.deploy import SQL_FILES
 
-VERSIONS = ("0.1.0",)
+VERSIONS = ("0.1.0", "0.2.0")
 
 
 def older_files(version: str) -> list[Path]:

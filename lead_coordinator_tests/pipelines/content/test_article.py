@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lead_coordinator.pipelines.content.article import QualityPolicy, build_article, quality_problems
+from lead_coordinator.pipelines.content.article import build_article
 from lead_coordinator.pipelines.content.brief import Brief
+from lead_coordinator.pipelines.content.quality import quality_problems
 from lead_coordinator.pipelines.content.schemas import EditedArticle, Issue, Section
+from lead_coordinator.pipelines.content.settings import QualitySettings
 from lead_coordinator_tests.pipelines.content.material import DESCRIPTION, article, body, edited
 from lead_coordinator_tests.pipelines.content.test_text import MARKUP
 
@@ -23,6 +25,7 @@ EDITED = st.builds(
     meta_description=MARKUP,
     slug=MARKUP,
     score=st.integers(0, 100),
+    unsupported_claims=st.lists(MARKUP, max_size=1),
     issues=st.lists(st.builds(Issue, severity=st.sampled_from(["note", "blocker"]), text=MARKUP), max_size=2),
 )
 
@@ -61,7 +64,7 @@ def test_a_good_article_has_no_problems() -> None:
         ),
         ({"title": "Hello <script>alert(1)</script>"}, "the HTML tag <script>"),
         ({"introduction": "[x](javascript:alert(1)) " + body(100)}, "a link to javascript:"),
-        ({"sections": [Section(heading=h, body=body(4000)) for h in "ABC"]}, "over 20000 characters"),
+        ({"sections": [Section(heading=h, body=body(5000)) for h in "ABC"]}, "over 20000 characters"),
     ],
 )
 def test_problems_are_named(changes: dict[str, Any], problem: str) -> None:
@@ -78,7 +81,7 @@ def test_warnings_and_notes_stop_nothing() -> None:
 
 def test_the_policy_can_ask_for_less() -> None:
     short = article(sections=[Section(heading="One", body=body(100))])
-    assert quality_problems(short, QualityPolicy(min_words=50, min_sections=1)) == []
+    assert quality_problems(short, QualitySettings(min_words=50, min_sections=1)) == []
 
 
 def test_lengths_are_brought_within_bounds() -> None:
@@ -89,7 +92,7 @@ def test_lengths_are_brought_within_bounds() -> None:
     )
     assert made.seo_title == "How to Water a Garden Once a Week and Still Have Tomatoes in"
     assert 80 <= len(made.meta_description) <= 160
-    assert made.meta_description.startswith("Short. A patient gardener")
+    assert made.meta_description.startswith("Short. This is about Water Once a Week.")
     assert made.slug == "water-once-a-week"
     assert [repair.partition(":")[0] for repair in made.repairs] == [
         "seo_title",

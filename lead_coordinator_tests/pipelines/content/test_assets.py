@@ -18,13 +18,9 @@ from lead_coordinator.database.connection import Database
 from lead_coordinator.database.control import Launchable
 from lead_coordinator.database.resource import DatabaseResource
 from lead_coordinator.definitions import defs
-from lead_coordinator.pipelines.content.assets import (
-    ContentBatchConfig,
-    articles_metadata,
-    cancelled_by_interrupt,
-    link_text,
-)
-from lead_coordinator.pipelines.content.report import BatchReport
+from lead_coordinator.pipelines.content.report import link_text, metadata
+from lead_coordinator.pipelines.face import BatchConfig, cancelled_by_interrupt
+from lead_coordinator.pipelines.report import BatchReport
 from lead_coordinator.providers.base import CallRequest
 from lead_coordinator_tests.pipelines.content.material import ScriptedCaller, submit
 
@@ -52,7 +48,7 @@ def run(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
         def execute(**config: Any) -> ExecuteInProcessResult:
             return job.execute_in_process(
-                run_config=RunConfig({"work_content_batch": ContentBatchConfig(**config)}),
+                run_config=RunConfig({"work_content_batch": BatchConfig(**config)}),
                 resources={"database": DatabaseResource(database_url=database_url)},
                 instance=instance,
                 raise_on_error=False,
@@ -98,7 +94,7 @@ def test_a_batch_becomes_articles_with_figures_and_links(
     assert f"(https://example.org/articles/{page.name})" in shown["articles"], (
         "a person can click the article"
     )
-    statuses = db.rows("SELECT status FROM public.task_queue")
+    statuses = db.rows("SELECT status FROM public.task_queue WHERE task_type = 'content_generation'")
     assert statuses == [{"status": "completed"}]
 
 
@@ -114,7 +110,9 @@ def test_a_failed_task_is_the_queue_s_business_and_does_not_fail_the_run(
     result = run(execution_id=launch.execution_id, launch_number=launch.launch_number)
     assert result.success, failure(result)
     assert result.asset_materializations_for_node("work_content_batch") == []
-    assert db.rows("SELECT status FROM public.task_queue") == [{"status": "deferred"}]
+    assert db.rows("SELECT status FROM public.task_queue WHERE task_type = 'content_generation'") == [
+        {"status": "deferred"}
+    ]
 
 
 def test_re_executed_it_works_nothing_twice(run: Run, db: Database, caller: ScriptedCaller):
@@ -148,7 +146,9 @@ def test_an_interrupt_gives_the_tasks_back_at_once(run: Run, db: Database, calle
     launch = reserved(db)
     result = run(execution_id=launch.execution_id, launch_number=launch.launch_number)
     assert not result.success
-    assert db.rows("SELECT status FROM public.task_queue") == [{"status": "queued"}]
+    assert db.rows("SELECT status FROM public.task_queue WHERE task_type = 'content_generation'") == [
+        {"status": "queued"}
+    ]
 
 
 def test_the_handler_of_interrupts_is_as_before_afterwards():
@@ -171,5 +171,5 @@ def test_an_empty_report_has_figures_too():
     from datetime import UTC, datetime
 
     now = datetime.now(UTC)
-    shown = articles_metadata(BatchReport("content-1", 0, started_at=now, ended_at=now))
+    shown = metadata(BatchReport("content-1", 0, started_at=now, ended_at=now))
     assert shown["articles_published"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -16,10 +17,18 @@ from markdown_it import MarkdownIt
 
 from lead_coordinator.pipelines.content.article import Article, ArticleSection, build_article
 from lead_coordinator.pipelines.content.brief import Brief
-from lead_coordinator.pipelines.content.render import Page, markdown_to_html, render_html, render_markdown
+from lead_coordinator.pipelines.content.links import OwnArticle
+from lead_coordinator.pipelines.content.markup import html_problems
+from lead_coordinator.pipelines.content.render import (
+    Page,
+    body_html,
+    markdown_to_html,
+    render_html,
+    render_markdown,
+)
 from lead_coordinator.pipelines.content.schemas import EditedArticle
 from lead_coordinator.pipelines.content.text import clean_markdown
-from lead_coordinator_tests.pipelines.content.material import DESCRIPTION, article
+from lead_coordinator_tests.pipelines.content.material import DESCRIPTION, article, body, edited
 from lead_coordinator_tests.pipelines.content.test_article import EDITED
 from lead_coordinator_tests.pipelines.content.test_text import MARKUP
 
@@ -256,3 +265,60 @@ def test_equal_headings_get_anchors_of_their_own() -> None:
         "why-2",
         "why-3",
     ]
+
+
+# ---- links, sources, revisions -----------------------------------------------------------------------------
+
+
+def with_links() -> Article:
+    ours = [
+        OwnArticle("Our <first>", "https://our.example/1"),
+        OwnArticle("Our *second*", "https://our.example/2"),
+    ]
+    intro = "Read [ours](https://our.example/1) and [theirs](https://src.example/a). " + body(80, "x")
+    return build_article(
+        Brief(title="t"), edited(introduction=intro), links=ours, sources=("https://src.example/a",)
+    )
+
+
+def test_links_to_our_own_articles_are_followed_and_others_are_not() -> None:
+    html = render_html(page(with_links()))
+    assert_safe(html)
+    assert html_problems(html) == []
+    assert '<a href="https://our.example/1">ours</a>' in html
+    assert '<a href="https://src.example/a" rel="noopener noreferrer nofollow">theirs</a>' in html
+    assert '<li><a href="https://our.example/2">Our *second*</a></li>' in html, (
+        "not used in the text: read next"
+    )
+    assert "Our &lt;first&gt;" not in html, "used in the text, it isn't told again"
+    data = json.loads(html.split('<script type="application/ld+json">')[1].split("</script>")[0])
+    assert data["citation"] == ["https://src.example/a"]
+    text = render_markdown(page(with_links()))
+    assert "## Read next\n\n- [Our \\*second\\*](https://our.example/2)" in text
+    assert "## Sources\n\n- <https://src.example/a>" in text
+
+
+def test_a_revision_says_when_it_changed() -> None:
+    later = datetime(2026, 12, 1, 8, tzinfo=UTC)
+    html = render_html(page(updated_at=later))
+    data = json.loads(html.split('<script type="application/ld+json">')[1].split("</script>")[0])
+    assert (data["datePublished"], data["dateModified"]) == (
+        "2026-11-24T05:30:00+00:00", "2026-12-01T08:00:00+00:00",
+    )  # fmt: skip
+    front = yaml.safe_load(render_markdown(page(updated_at=later)).split("---\n")[1])
+    assert front["modified"] == "2026-12-01T08:00:00+00:00"
+
+
+def test_no_level_of_headings_is_left_out() -> None:
+    html = markdown_to_html("# A\n\n###### B\n\n## C\n\n#### D\n\n##### E")
+    assert re.findall(r"<h(\d)>", html) == ["3", "4", "3", "4", "5"]
+
+
+def test_the_body_alone_is_for_other_targets() -> None:
+    html = body_html(with_links())
+    assert html_problems(html, whole_page=False) == []
+    assert "<h2>Part 1 of Water Once a Week</h2>" in html
+    assert "<html" not in html
+    assert '<li><a href="https://our.example/2">Our *second*</a></li>' in html
+    hostile = replace(with_links(), further=(OwnArticle("<b>x</b>", 'javascript:alert("1")'),))
+    assert "javascript" not in body_html(hostile) + render_html(page(hostile))

@@ -132,7 +132,7 @@ def test_json_lines(tmp_path: Path) -> None:
         "",
         "{broken",
         "[1, 2]",
-        '{"title": "B", "topic": "b"}',
+        '{"title": "B", "theme": "b"}',
         '{"title": "C", "value_usd": NaN}',
         '{"title": "D", "value_usd": ' + "9" * 5000 + "}",
         "[" * 100_000,
@@ -146,7 +146,7 @@ def test_json_lines(tmp_path: Path) -> None:
     ]
     assert good[0].brief.value_usd == Decimal("0.1")
     assert [row.line for row in bad] == [3, 4, 5, 6, 7, 8, 10]
-    assert bad[2].field == "'topic'"
+    assert bad[2].field == "'theme'"
     assert "known fields: title" in bad[2].reason
 
 
