@@ -148,12 +148,17 @@ def is_prose(text: str) -> bool:
 
 
 def source_text(headers: Mapping[str, str], body: bytes, url: str, limit: int) -> str:
-    """The main text of a page, printable, cut to `limit` characters. Never fails: "" where there is none."""
+    """The main text of a page, printable, cut to `limit` characters; "" where there is none.
+
+    Whatever the page holds, it doesn't fail.
+    """
     from lead_coordinator.web.page import content_type, main_text, text_of
 
     html = text_of(headers, body[:MAX_SOURCE_BYTES])
     try:
         text = html if content_type(headers) == "text/plain" else main_text(html, url)
+    except ImportError:  # the installation is broken, not the page
+        raise
     except Exception:  # an extractor that a page trips up is no reason to lose the others
         return ""
     return cut_at_word(printable(text[: 4 * limit], several_lines=True), limit)

@@ -125,3 +125,15 @@ def test_bytes_are_no_prose() -> None:
     assert is_prose("Wärme, 20 °C – und mehr.")
     assert not is_prose("ÿØÿà\ufffd\ufffd\ufffd\ufffd ÷÷÷÷")
     assert not is_prose("")
+
+
+def test_a_broken_installation_is_not_a_page_without_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lead_coordinator.pipelines.content.research import source_text
+    from lead_coordinator.web import page
+
+    def broken(html: object, url: str) -> str:
+        raise ImportError("lxml_html_clean is missing")
+
+    monkeypatch.setattr(page, "main_text", broken)
+    with pytest.raises(ImportError, match="lxml_html_clean"):
+        source_text({"content-type": "text/html"}, b"<p>text</p>", "http://a.example/", 1000)
