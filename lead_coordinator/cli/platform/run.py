@@ -136,13 +136,14 @@ class Platform:
         return child_environment(self._environ, self._told)
 
     def _start_dagster(self) -> None:
-        """The code server first: who asks it too early shows its code as missing for a minute."""
+        """The code server first: who asks it too early shows its code as missing for a minute. And before
+        it Dagster's tables: every process of Dagster makes what is missing, and two at once fail."""
         dagster_home.prepare_home(self.settings)
         start, folder = self.supervisor.start, self.settings.dagster_home
-        start(CODE_SERVER, dagster_home.code_server_command(self._code_port), self.environment(), folder)
         if prepare_dagster_storage(self.database_url):
             self.terminal.say("database", "Dagster's tables are prepared (done once)")
         self._check_stop()
+        start(CODE_SERVER, dagster_home.code_server_command(self._code_port), self.environment(), folder)
         wait_ready = self.supervisor.wait_ready
         wait_ready(CODE_SERVER, lambda: listens(CODE_HOST, self._code_port), START_SECONDS)
         start("daemon", dagster_home.daemon_command(), self.environment(), folder)
