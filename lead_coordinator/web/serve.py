@@ -40,7 +40,10 @@ ROUTES_FILE = "_routes.yaml"
 HOST = "127.0.0.1"
 OTHER_HOST = "localhost"
 MAX_BODY = 200_000_000
-_TEXT = ("text/", "application/xml", "application/json", "image/svg")
+_TEXT = (
+    *("text/", "image/svg", "application/xml", "application/json"),
+    *("application/atom+xml", "application/rss+xml", "application/feed+json"),
+)
 
 
 class Route(BaseModel):

@@ -20,6 +20,7 @@ def folder(tmp_path: Path) -> Path:
     (made / "a.html").write_text("<p>a</p>")
     (made / "sub" / "index.html").write_text("<p>sub</p>")
     (made / "robots.txt").write_text("User-agent: *\n")
+    (made / "feed.atom").write_text("<link>{{origin}}/a</link>")
     (tmp_path / "secret.txt").write_text("secret")
     (made / "_routes.yaml").write_text(
         "routes:\n"
@@ -60,6 +61,8 @@ async def test_what_a_route_says(folder: Path) -> None:
         home = await fetcher.get(server.origin)
         assert home.body.decode() == f"<p>{server.origin} and http://localhost:{server.port}</p>"
         assert len((await fetcher.get(server.origin + "/big")).body) == 1001
+        feed = await fetcher.get(server.origin + "/feed.atom")
+        assert feed.body.decode() == f"<link>{server.origin}/a</link>"
         many = await fetcher.get(server.origin + "/many")
         assert many.body.decode() == f"<{(server.origin + ' ') * 3}>"
         marked = await fetcher.get(server.origin + "/double//slash")
