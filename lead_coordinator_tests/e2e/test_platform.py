@@ -65,6 +65,8 @@ def test_a_task_goes_from_submit_to_a_published_page(platform: PlatformUnderTest
     assert status["platform"]["state"] == "running"
     assert status["budget"]["spent_usd"] > 0
     assert json.dumps(platform.sandbox.stats()).count('"refused_429": 0') == 2
+    # The page is out before the run that wrote it has ended.
+    eventually(lambda: not platform.pipeline_runs(), "the run has ended", 60)
     runs = platform.graphql(
         "{ runsOrError { ... on Runs { results { jobName status tags { key value } } } } }"
     )
