@@ -1009,23 +1009,18 @@ $$;
 -- Capacity: what a decision may use ----------------------------------------------------------------------------------
 -- What a run of a type needs: the most its last twenty runs took and a tenth, or the policy's figure while nothing is known.
 CREATE OR REPLACE FUNCTION lead.run_memory_mb(p_workflow_type text) RETURNS integer
--- Not LANGUAGE sql: a decision asks ten times, and servers before 18 plan such a function anew each time.
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, public, lead, pg_temp
-AS $$
-BEGIN
-    RETURN coalesce(
-        (
-            SELECT ceil(1.1 * max(recent.memory_peak_mb))::integer
-            FROM (
-                SELECT w.memory_peak_mb FROM public.workflow_orchestration AS w
-                WHERE w.workflow_type = p_workflow_type AND w.completed_at IS NOT NULL
-                ORDER BY w.completed_at DESC LIMIT 20
-            ) AS recent
-        ),
-        (SELECT p.memory_mb FROM lead.workflow_policy AS p WHERE p.workflow_type = p_workflow_type)
-    );
-END;
-$$;
+LANGUAGE sql STABLE SET search_path = pg_catalog, public, lead, pg_temp
+RETURN coalesce(
+    (
+        SELECT ceil(1.1 * max(recent.memory_peak_mb))::integer
+        FROM (
+            SELECT w.memory_peak_mb FROM public.workflow_orchestration AS w
+            WHERE w.workflow_type = p_workflow_type AND w.completed_at IS NOT NULL
+            ORDER BY w.completed_at DESC LIMIT 20
+        ) AS recent
+    ),
+    (SELECT p.memory_mb FROM lead.workflow_policy AS p WHERE p.workflow_type = p_workflow_type)
+);
 
 CREATE OR REPLACE FUNCTION lead.capacity(
     p_current_time timestamptz,
