@@ -40,9 +40,15 @@ ROUTES_FILE = "_routes.yaml"
 HOST = "127.0.0.1"
 OTHER_HOST = "localhost"
 MAX_BODY = 200_000_000
+# Beginnings of the types in which {{origin}} is filled in.
 _TEXT = (
-    *("text/", "image/svg", "application/xml", "application/json"),
-    *("application/atom+xml", "application/rss+xml", "application/feed+json"),
+    "text/",
+    "image/svg",
+    "application/xml",
+    "application/json",
+    "application/atom+xml",
+    "application/rss+xml",
+    "application/feed+json",
 )
 
 
